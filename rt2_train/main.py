@@ -1,0 +1,82 @@
+"""The one entry point: trains, evaluates and runs a vision-language-action model from gin files.
+
+  python -m rt2_train.main --run_mode=train --gin_file=gin/experiments/demo_cofinetune.gin
+  python -m rt2_train.main --run_mode=eval --gin_file=gin/runs/eval.gin --gin.CHECKPOINT_PATH="'runs/x'" ...
+
+Everything a run does is in its gin files; `--gin.NAME=VALUE` overrides one line of them.
+"""
+
+from collections.abc import Sequence
+import os
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+import gin
+
+from rt2_train import gin_files
+
+_RUN_MODE = flags.DEFINE_enum('run_mode', 'train', ['train', 'eval', 'infer'], 'What to do.')
+_GIN_FILE = flags.DEFINE_multi_string(
+    'gin_file', [], 'A gin file; may be given several times, later files override earlier ones.'
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+    'gin_bindings', [], 'One gin line, e.g. --gin_bindings="TRAIN_STEPS=100"; --gin.TRAIN_STEPS=100 is the same.'
+)
+_GIN_SEARCH_PATHS = flags.DEFINE_list(
+    'gin_search_paths', ['.'], 'Folders in which gin files and their includes are looked up.'
+)
+_TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where in the code an error was found.')
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}; gin lines are passed as --gin.NAME=VALUE')
+  try:
+    parse_gin()
+    _RUN[_RUN_MODE.value]()
+  # Bad input ends in one clear line; what is no input error keeps its traceback.
+  except (ValueError, OSError, KeyError) as error:
+    if _TRACEBACK.value:
+      raise
+    sys.exit(f'rt2_train {_RUN_MODE.value}: {gin_files.message(error)} (--traceback shows where)')
+
+
+def parse_gin() -> None:
+  """Parses what the gin flags name."""
+  gin_files.parse(_GIN_FILE.value, _GIN_BINDINGS.value, _GIN_SEARCH_PATHS.value)
+
+
+# Each mode loads only the rooms it needs.
+def _train() -> None:
+  from rt2_train.training import train
+
+  gin.get_configurable(train.train)()
+
+
+def _eval() -> None:
+  from rt2_train.evaluation import offline
+
+  gin.get_configurable(offline.evaluate)()
+
+
+def _infer() -> None:
+  from rt2_train.evaluation import offline
+
+  gin.get_configurable(offline.infer)()
+
+
+_RUN = {'train': _train, 'eval': _eval, 'infer': _infer}
+
+
+def gin_flags(argv: Sequence[str]) -> list[str]:
+  """T5X's notation --gin.NAME=VALUE as --gin_bindings=NAME=VALUE."""
+  return [arg.replace('--gin.', '--gin_bindings=', 1) if arg.startswith('--gin.') else arg for arg in argv]
+
+
+if __name__ == '__main__':
+  # TensorFlow only reads data here; it must not talk over the progress bars.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.set_verbosity(logging.INFO)
+  app.run(main, argv=gin_flags(sys.argv))
