@@ -1,0 +1,200 @@
+"""One RLDS episode record -> the rows of an index: steps kept, left out, and broken.
+
+Shape suffixes: T steps of the episode, K of them kept, C cameras, M motion dimensions, D action
+dimensions.
+"""
+
+from collections.abc import Mapping
+import math
+
+import numpy as np
+
+from rt2_train import actions
+from rt2_train.data import faults
+from rt2_train.data import index
+from rt2_train.data import layouts
+from rt2_train.data import tfds_directory
+from rt2_train.data import tfrecord
+
+_STOP, _BASE = 0, 2  # argmax of fractal's terminate_episode; 1 is arm and gripper.
+_FLAGS = ('is_first', 'is_last')
+
+
+class EpisodeReader:
+  """Reads episodes of one layout; calling it with a record gives its index.Rows."""
+
+  def __init__(
+      self, layout: layouts.Layout, features: Mapping[str, tfds_directory.FeatureSpec]):
+    self._layout = layout
+    flags = [f'steps/{key}' for key in _FLAGS if f'steps/{key}' in features]
+    self._wanted = {f'steps/{key}' for key in layout.keys}.union(flags)
+    self._specs = {key: features[key] for key in self._wanted}
+
+  def __call__(self, record: bytes) -> index.Rows:
+    """Raises Fault when the whole episode is unusable."""
+    layout = self._layout
+    try:
+      found = tfrecord.example(record, self._wanted)
+    except ValueError as e:
+      raise faults.Fault('not an Example', str(e)) from e
+    if absent := sorted(self._wanted - set(found)):
+      raise faults.Fault('missing feature', f'has no {", ".join(absent)}')
+    num_steps = len(found[f'steps/{layout.images[0]}'])
+    columns = {
+        key.removeprefix('steps/'): _column(key, found[key], self._specs[key], num_steps)
+        for key in sorted(found)}
+    if not num_steps:
+      raise faults.Fault('unequal lengths', 'holds no steps')
+    last_T = _is_last(columns, num_steps)
+    broken = {}
+    instructions = self._instructions(record, columns, broken)
+    action_TxD, stop_T = self._actions(columns, last_T, broken)
+    left_out = self._left_out(columns, action_TxD, last_T, instructions)
+    spans_TxCx2 = np.stack([columns[key] for key in layout.images], 1)
+    kept = []
+    for step in range(num_steps):
+      if step in left_out:
+        continue
+      if step not in broken:
+        broken.update(self._broken_image(record, spans_TxCx2[step], step))
+      if step not in broken:
+        kept.append(step)
+    reasons = list(left_out.values())
+    return index.Rows(
+        steps_R=np.array(kept, np.int32),
+        images_RxCx2=spans_TxCx2[kept],
+        columns={'action': action_TxD[kept], 'is_last': last_T[kept]},
+        texts={'instruction': [instructions[step] for step in kept]},
+        seen=num_steps,
+        left_out={reason: reasons.count(reason) for reason in set(reasons)},
+        broken=[fault for step, fault in sorted(broken.items()) if step not in left_out],
+    )
+
+  def _instructions(self, record: bytes, columns, broken: dict) -> list[str]:
+    """The instruction of each step, '' where there is none."""
+    column = columns[self._layout.instruction]
+    if self._layout.text == 'code_points':
+      return [_from_code_points(points, step, broken) for step, points in enumerate(column)]
+    texts = []
+    for step, (start, stop) in enumerate(column):
+      try:
+        texts.append(record[start:stop].decode().strip())
+      except UnicodeDecodeError as e:
+        broken[step] = faults.Fault('bad text', f'the instruction is not UTF-8 ({e})', step)
+        texts.append('?')
+    return texts
+
+  def _actions(self, columns, last_T, broken: dict) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [T, D] in the layout's order, and where the episode stops."""
+    layout = self._layout
+    motion_TxM = np.array(layout.motion({k: columns[k] for k in layout.motion_keys}), np.float32)
+    names = layout.action_space.names
+    moving = names if layout.terminate == 'never' else names[1:]
+    if motion_TxM.shape != (len(last_T), len(moving)):
+      raise ValueError(
+          f'layout {layout.name!r}: motion gave shape {motion_TxM.shape} for {len(last_T)} steps; '
+          f'it must give [{len(last_T)}, {len(moving)}], one column each for {", ".join(moving)}')
+    stop_T = self._stops(columns, last_T, broken)
+    finite_T = np.isfinite(motion_TxM).all(1)
+    # What a final step says about motion may mean nothing; its picture says what done looks like.
+    still_T = (last_T & (not layout.last_motion)) | (stop_T & ~finite_T)
+    for step in np.flatnonzero(still_T):
+      motion_TxM[step] = 0
+      if layout.gripper == 'absolute' and step and finite_T[step - 1]:
+        motion_TxM[step, moving.index('gripper')] = motion_TxM[step - 1, moving.index('gripper')]
+    for step in np.flatnonzero(~finite_T & ~still_T):
+      bad = int(np.flatnonzero(~np.isfinite(motion_TxM[step]))[0])
+      broken[step] = faults.Fault(
+          'bad action', f'{moving[bad]} is {motion_TxM[step, bad]}, not a finite number', int(step))
+    if layout.terminate == 'never':
+      return motion_TxM, stop_T
+    terminate_T = np.where(stop_T, actions.TERMINATE_STOP, actions.TERMINATE_CONTINUE)
+    return np.concatenate([terminate_T[:, None].astype(np.float32), motion_TxM], 1), stop_T
+
+  def _stops(self, columns, last_T, broken: dict) -> np.ndarray:
+    """bool [T]: where the action says terminate."""
+    layout = self._layout
+    if layout.terminate == 'never':
+      return np.zeros_like(last_T)
+    if layout.terminate == 'last':
+      return last_T
+    column = columns[layout.terminate_key]
+    if layout.terminate == 'flag':
+      return (column.reshape(len(last_T), -1)[:, 0] > 0.5) | (last_T & (not layout.last_motion))
+    for step in np.flatnonzero((column != 0).sum(1) != 1):
+      # argmax of all zeros is 0, which would say stop.
+      said = f'{layout.terminate_key} is {column[step].tolist()}, not one-hot'
+      broken[step] = faults.Fault('bad action', said, int(step))
+    return column.argmax(1) == _STOP
+
+  def _left_out(self, columns, action_TxD, last_T, instructions) -> dict[int, str]:
+    """Step to the reason why it is no example."""
+    layout = self._layout
+    left_out = {}
+    if layout.terminate == 'mode':
+      base_T = columns[layout.terminate_key].argmax(1) == _BASE
+      left_out.update((int(step), 'base moves') for step in np.flatnonzero(base_T))
+    if 'last' in layout.drop:
+      left_out.update((int(step), 'last step') for step in np.flatnonzero(last_T))
+    if 'first_zero' in layout.drop:
+      names = layout.action_space.names
+      moving = [i for i, name in enumerate(names) if name not in ('terminate', 'gripper')]
+      if not action_TxD[0, moving].any():
+        left_out[0] = 'first step does not move'
+    for step, instruction in enumerate(instructions):
+      if not instruction:
+        left_out[step] = 'empty instruction'
+    return left_out
+
+  def _broken_image(self, record: bytes, spans_Cx2, step: int) -> dict[int, faults.Fault]:
+    for key, (start, stop) in zip(self._layout.images, spans_Cx2.tolist()):
+      try:
+        size = faults.image_size(record, start, stop)
+      except faults.Fault as fault:
+        return {step: faults.Fault(fault.reason, f'{key}: {fault}', step)}
+      promised = self._specs[f'steps/{key}'].shape[:2]
+      if any(p not in (None, s) for p, s in zip(promised, size)):
+        sizes = f'{size[0]}x{size[1]}, features.json says {promised[0]}x{promised[1]}'
+        return {step: faults.Fault('image size', f'{key}: image is {sizes}', step)}
+    return {}
+
+
+def _column(
+    key: str, feature: tfrecord.Feature, spec: tfds_directory.FeatureSpec, num_steps: int
+) -> np.ndarray:
+  """Spans [T, 2] of bytes, or numbers [T, *shape]."""
+  holds_bytes = spec.kind in ('image', 'text') or spec.dtype == 'string'
+  if len(feature) and holds_bytes != (feature.kind == 'bytes'):
+    said = spec.dtype or spec.kind
+    raise faults.Fault('missing feature', f'{key} holds {feature.kind}, features.json says {said}')
+  if holds_bytes:
+    if len(feature) != num_steps:
+      raise faults.Fault(
+          'unequal lengths', f'{key} has {len(feature)} values for {num_steps} steps')
+    return np.array(feature.spans, np.int64).reshape(-1, 2)
+  size = math.prod(d or 1 for d in spec.shape)
+  if len(feature) != num_steps * size:
+    raise faults.Fault(
+        'unequal lengths', f'{key} has {len(feature)} numbers for {num_steps} steps of {size}')
+  return feature.values.reshape(num_steps, *(d or 1 for d in spec.shape))
+
+
+def _is_last(columns: Mapping[str, np.ndarray], num_steps: int) -> np.ndarray:
+  """bool [T]; from the position where the data never say it."""
+  position_T = np.arange(num_steps)
+  for key, right in (('is_first', 0), ('is_last', num_steps - 1)):
+    said = np.flatnonzero(columns[key]) if key in columns else ()
+    if len(said) and said.tolist() != [right]:
+      steps = ', '.join(map(str, said[:5]))
+      raise faults.Fault('step order', f'steps/{key} is set at step {steps} of {num_steps} steps')
+  return position_T == num_steps - 1
+
+
+def _from_code_points(points: np.ndarray, step: int, broken: dict) -> str:
+  """Text from zero-padded Unicode code points."""
+  ends = np.flatnonzero(points == 0)
+  try:
+    return ''.join(map(chr, points[:ends[0] if len(ends) else None].tolist())).strip()
+  except (ValueError, OverflowError):
+    broken[step] = faults.Fault('bad text', 'the instruction is not Unicode code points', step)
+    return '?'

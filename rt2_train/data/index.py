@@ -1,0 +1,349 @@
+"""Random access to TFRecord shards in place: a side-car index of where each image lies.
+
+One sequential pass validates every record and notes (file, offset, length) of each step's images
+and its small columns; afterwards any step is one `pread` away. The index is one file, an
+uncompressed npz with a JSON header in it, memory-mapped, and whole or absent.
+
+Shape suffixes: N rows (steps), R rows of one record, C cameras.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import uuid
+import weakref
+import zipfile
+
+from absl import logging
+import numpy as np
+import tqdm
+
+from rt2_train.data import faults
+from rt2_train.data import tfrecord
+
+VERSION = 1
+_MAX_MESSAGES = 20
+_ROW_OF = {'episode': 'step', 'record': 'text'}  # What a row is called within its record.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A TFRecord file and how many records its metadata promises (None: nothing promises)."""
+
+  path: str
+  records: int | None = None
+
+
+@dataclasses.dataclass
+class Rows:
+  """What one record adds to the index: R rows.
+
+  Attributes:
+    steps_R: the step each row stands for.
+    images_RxCx2: start and stop of each image within the record.
+    columns: name to array [R, ...].
+    texts: name to R strings; kept once each.
+    seen: steps in the record, with those left out and the broken ones.
+    left_out: reason to number of steps left out because the layout says so.
+    broken: a Fault for each broken step.
+  """
+
+  steps_R: np.ndarray
+  images_RxCx2: np.ndarray
+  columns: dict[str, np.ndarray]
+  texts: dict[str, list[str]]
+  seen: int
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  broken: Sequence[faults.Fault] = ()
+
+
+# Takes a record's payload, returns its rows; raises Fault when the whole record is lost.
+Reader = Callable[[bytes], Rows]
+
+
+class Texts(Sequence):
+  """A table of distinct strings in one memory-mapped buffer."""
+
+  def __init__(self, data: np.ndarray, ends: np.ndarray):
+    self._data, self._ends = data, ends
+
+  def __len__(self) -> int:
+    return len(self._ends)
+
+  def __getitem__(self, i: int) -> str:
+    start = self._ends[i - 1] if i else 0
+    return self._data[start:self._ends[i]].tobytes().decode()
+
+
+class Index:
+  """An opened index.
+
+  Attributes:
+    header: what was counted when it was built: `name`, `fingerprint`, `records`, `steps`,
+      `left_out`, `faults`, `first_faults`, ...
+    columns: name to array [N, ...], memory-mapped: `file`, `record`, `step`, `offset` and `length`
+      [N, C], the reader's columns, and for each text the id into its table.
+    texts: name to Texts.
+  """
+
+  def __init__(self, path: str, shards: Sequence[Shard]):
+    self.path = path
+    self.header, arrays = _read(path)
+    self.texts = {
+        name: Texts(arrays.pop(f'{name}.text'), arrays.pop(f'{name}.ends'))
+        for name in self.header['texts']}
+    self.columns = arrays
+    self._paths = [shard.path for shard in shards]
+    # A dataset may have more shards than a process may have open files.
+    self._file = functools.lru_cache(maxsize=256)(_File)
+
+  def __len__(self) -> int:
+    return len(self.columns['step'])
+
+  @property
+  def fingerprint(self) -> str:
+    """Hex digest of the rows and of every record's CRC; the same wherever the data lies."""
+    return self.header['fingerprint']
+
+  def image(self, row: int, camera: int = 0) -> bytes:
+    """The encoded image of a row, read with one `pread`: safe in threads and after fork.
+
+    Raises:
+      ValueError: the file is shorter than it was when indexed.
+    """
+    path = self._paths[self.columns['file'][row]]
+    length = int(self.columns['length'][row, camera])
+    # Held by name until the read is done: another thread may evict it meanwhile.
+    file = self._file(path)
+    data = os.pread(file.descriptor, length, int(self.columns['offset'][row, camera]))
+    if len(data) != length:
+      raise ValueError(f'{self.example_id(row)}: {path} ends inside the image, it was cut after '
+                       'indexing; copy the shard again')
+    return data
+
+  def example_id(self, row: int) -> str:
+    """Such as 'tabletop/train shard 00003 episode 17 step 3'; the episode is the shard's 17th."""
+    columns = self.columns
+    return place(self.header['name'], self.header['unit'], int(columns['file'][row]),
+                 int(columns['record'][row]), int(columns['step'][row]))
+
+
+def place(name: str, unit: str, file: int, record: int | None, step: int | None) -> str:
+  """How errors and reports name a shard, a record of it, and a row of that."""
+  words = f'{name} shard {file:05d}'
+  if record is not None:
+    words += f' {unit} {record}'
+  return words if step is None else f'{words} {_ROW_OF[unit]} {step}'
+
+
+def open_index(
+    name: str,
+    shards: Sequence[Shard],
+    read: Reader,
+    *,
+    spec: str,
+    path: str,
+    unit: str = 'episode',
+) -> Index:
+  """Opens the index at `path`; builds it first when it is absent, stale or unreadable.
+
+  Args:
+    name: what errors call the data, such as 'tabletop/train'.
+    shards: the files, in order.
+    read: turns a record into rows.
+    spec: everything that decides what `read` returns, as text; another spec is another index.
+    path: of the index file; its directory is made.
+    unit: what a record is: an 'episode' of steps, or a 'record' of texts about one image.
+
+  Raises:
+    FileNotFoundError: a shard is missing.
+    OSError: the index cannot be written where `path` says.
+  """
+  source = {'version': VERSION, 'spec': spec, 'shards': [_identity(name, s) for s in shards]}
+  if os.path.exists(path):
+    stale = _why_stale(path, source)
+    if not stale:
+      return Index(path, shards)
+    logging.warning('index %s is stale (%s): indexing %s again', path, stale, name)
+  temporary = _writable(path)
+  try:
+    header, arrays = _build(name, shards, read, unit)
+    _write(temporary, {'source': source, **header}, arrays)
+    os.replace(temporary, path)
+  finally:
+    if os.path.exists(temporary):
+      os.unlink(temporary)
+  return Index(path, shards)
+
+
+def index_path(data_dir: str, index_dir: str | None, stem: str) -> str:
+  """Where an index lies: in `index_dir`, else in `.rt2_index` next to the data."""
+  return os.path.join(index_dir or os.path.join(data_dir, '.rt2_index'), f'{stem}.npz')
+
+
+def _identity(name: str, shard: Shard) -> list:
+  try:
+    status = os.stat(shard.path)
+  except FileNotFoundError:
+    raise FileNotFoundError(f'{name}: {shard.path} is missing; copy it') from None
+  return [os.path.basename(shard.path), status.st_size, status.st_mtime_ns, shard.records]
+
+
+def _why_stale(path: str, source: Mapping) -> str:
+  try:
+    old = _read_header(path)['source']
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    return f'unreadable: {e}'
+  if old['version'] != source['version'] or old['spec'] != source['spec']:
+    return 'written by another layout or version'
+  if len(old['shards']) != len(source['shards']):
+    return f'{len(old["shards"])} shards then, {len(source["shards"])} now'
+  changed = [new[0] for was, new in zip(old['shards'], source['shards']) if was != new]
+  if not changed:
+    return ''
+  return f'{changed[0]} changed, {len(changed)} of {len(source["shards"])} shards'
+
+
+def _writable(path: str) -> str:
+  """A temporary file beside `path`, made before the long pass, not after it."""
+  temporary = f'{path}.{uuid.uuid4().hex}.tmp'
+  try:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(temporary, 'xb').close()
+  except OSError as e:
+    raise type(e)(f'cannot write an index into {os.path.dirname(path)} ({e.strerror}); pass '
+                  'index_dir, a directory that can be written') from e
+  return temporary
+
+
+def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple[dict, dict]:
+  """Reads every record once; returns the header and the arrays of the index."""
+  rows = collections.defaultdict(list)
+  ids = collections.defaultdict(dict)
+  left_out, counts = collections.Counter(), collections.Counter()
+  messages = collections.defaultdict(list)
+  steps = records = lost_steps = lost_records = 0
+  digest = hashlib.sha256()
+
+  def note(fault: faults.Fault, file: int, record: int | None):
+    counts[fault.reason] += 1
+    if len(messages[fault.reason]) < _MAX_MESSAGES:
+      messages[fault.reason].append(f'{place(name, unit, file, record, fault.step)}: {fault}')
+
+  total = sum(os.path.getsize(shard.path) for shard in shards)
+  with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=f'index {name}') as progress:
+    for file, shard in enumerate(shards):
+      count, end = 0, None
+      try:
+        for count, record in enumerate(tfrecord.records(shard.path), 1):
+          progress.update(len(record.payload) + 16)
+          digest.update(record.crc.to_bytes(4, 'little'))
+          try:
+            got = _rows(read, record)
+          except faults.Fault as fault:
+            lost_records += 1
+            note(fault, file, count - 1)
+            continue
+          steps += got.seen
+          lost_steps += len({fault.step for fault in got.broken})
+          left_out.update(got.left_out)
+          for fault in got.broken:
+            note(fault, file, count - 1)
+          _append(rows, ids, got, file, count - 1, record.offset)
+      except tfrecord.CorruptFileError as e:
+        end = ('truncated shard', str(e))
+      promised = shard.records
+      if not os.path.getsize(shard.path):
+        end = ('empty shard', f'is empty (0 bytes, {promised or "some"} {unit}s expected)')
+      elif end is None and promised not in (None, count):
+        end = ('record count', f'holds {count} {unit}s, dataset_info.json promises {promised}')
+      lost = max(0, (promised or 0) - count)
+      if end is not None:
+        note(faults.Fault(end[0], end[1] + (f'; {unit}s lost: {lost}' if lost else '')), file, None)
+      lost_records += max(lost, int(end is not None))
+      records += max(count, promised or 0) or 1
+
+  arrays = {key: np.concatenate(parts) for key, parts in rows.items()}
+  for key, table in ids.items():
+    encoded = [text.encode() for text in table]
+    arrays[f'{key}.text'] = np.frombuffer(b''.join(encoded), np.uint8)
+    arrays[f'{key}.ends'] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+  if not arrays:
+    arrays = {'step': np.zeros(0, np.int32)}
+  for key in sorted(arrays):
+    digest.update(key.encode() + arrays[key].tobytes())
+  header = {
+      'name': name, 'unit': unit, 'fingerprint': digest.hexdigest(), 'texts': sorted(ids),
+      'records': records, 'lost_records': lost_records, 'steps': steps, 'lost_steps': lost_steps,
+      'left_out': dict(left_out), 'faults': dict(counts), 'first_faults': dict(messages),
+  }
+  return header, arrays
+
+
+def _rows(read: Reader, record: tfrecord.Record) -> Rows:
+  if not record.intact:
+    raise faults.Fault('record CRC', 'the record fails its CRC')
+  return read(record.payload)
+
+
+def _append(rows, ids, got: Rows, file: int, record: int, offset: int):
+  """Adds the rows of one record to the growing columns."""
+  size = len(got.steps_R)
+  if not size:
+    return
+  rows['file'].append(np.full(size, file, np.int32))
+  rows['record'].append(np.full(size, record, np.int32))
+  rows['step'].append(np.asarray(got.steps_R, np.int32))
+  rows['offset'].append(np.int64(offset) + got.images_RxCx2[..., 0])
+  rows['length'].append((got.images_RxCx2[..., 1] - got.images_RxCx2[..., 0]).astype(np.int32))
+  for key, column in got.columns.items():
+    rows[key].append(column)
+  for key, texts in got.texts.items():
+    table = ids[key]
+    rows[key].append(np.array([table.setdefault(t, len(table)) for t in texts], np.int32))
+
+
+def _write(path: str, header: Mapping, arrays: Mapping[str, np.ndarray]):
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
+    archive.writestr('header.json', json.dumps(header, indent=1))
+    for key, array in arrays.items():
+      with archive.open(f'{key}.npy', 'w', force_zip64=True) as member:
+        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _read_header(path: str) -> dict:
+  with zipfile.ZipFile(path) as archive:
+    return json.loads(archive.read('header.json'))
+
+
+def _read(path: str) -> tuple[dict, dict[str, np.ndarray]]:
+  """The header, and every array mapped read-only where it lies in the archive."""
+  arrays = {}
+  with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
+    for member in archive.infolist():
+      if not member.filename.endswith('.npy'):
+        continue
+      # The local header repeats the name and has its own extra field; the data follow.
+      file.seek(member.header_offset + 26)
+      file.seek(int.from_bytes(file.read(2), 'little') + int.from_bytes(file.read(2), 'little'), 1)
+      np.lib.format.read_magic(file)
+      shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+      if dtype.hasobject:
+        raise ValueError(f'{path}: {member.filename} holds Python objects, not numbers')
+      mapped = np.memmap(path, dtype, 'r', file.tell(), shape) if np.prod(shape) else None
+      # A plain view: np.memmap's own indexing costs microseconds per access.
+      view = np.zeros(shape, dtype) if mapped is None else mapped.view(np.ndarray)
+      arrays[member.filename.removesuffix('.npy')] = view
+    return json.loads(archive.read('header.json')), arrays
+
+
+class _File:
+  """An open file that closes when the last reader lets go of it, so eviction is safe."""
+
+  def __init__(self, path: str):
+    self.descriptor = os.open(path, os.O_RDONLY)
+    weakref.finalize(self, os.close, self.descriptor)
