@@ -1,0 +1,310 @@
+"""Checkpoints on disk: Orbax directories `checkpoint_<step>` that are whole or absent.
+
+  state/   {'target', 'state': {'step', 'param_states'}}: T5X's tree and names, float32
+  ema/     averaged parameters, if the run keeps them
+  data/    the loader's state, JSON
+  assets/  what evaluation, export and serving need beside the parameters
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import filecmp
+import json
+import logging as stdlib_logging
+import os
+import re
+import shutil
+import tempfile
+from typing import Any
+
+from absl import logging
+from etils import epath
+from flax import serialization
+import jax
+from jax.experimental import multihost_utils
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from rt2_train.training import optimizers
+from rt2_train.training import state as state_lib
+
+# Writes the assets into the directory it is given.
+Assets = Callable[[str], None]
+# Assets that say what the parameters mean, so that no other run may go on from them.
+_MUST_AGREE = ('model.json', 'action_space.json', 'vocabulary.model')
+
+# Orbax reports every file it touches, between the lines a person wants to read.
+logging.get_absl_logger().addFilter(
+    lambda record: record.levelno >= stdlib_logging.WARNING
+    or f'{os.sep}orbax{os.sep}' not in record.pathname
+)
+
+
+class AssetsHandler(ocp.CheckpointHandler):
+  """Lets Orbax write the assets inside the directory that it commits as a whole."""
+
+  def save(self, directory: epath.Path, args: 'AssetsSave') -> None:
+    if jax.process_index() == 0:
+      args.write(os.fspath(directory))
+
+  def restore(self, directory: epath.Path, args: 'AssetsRestore') -> str:
+    del args
+    return os.fspath(directory)
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_save=True)
+class AssetsSave(ocp.args.CheckpointArgs):
+  """Carries the function that writes the assets."""
+
+  def __init__(self, write: Assets):
+    self.write = write
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_restore=True)
+class AssetsRestore(ocp.args.CheckpointArgs):
+  """Asks for the directory of the assets."""
+
+
+class Checkpoints:
+  """The checkpoints of one run directory."""
+
+  def __init__(
+      self,
+      model_dir: str,
+      *,
+      keep: int | None = None,
+      keep_best_metric: str | None = None,
+      best_mode: str = 'max',
+      assets: Assets | None = None,
+  ):
+    """Opens `model_dir`, and puts aside what a crash or a broken copy left behind.
+
+    Args:
+      model_dir: directory of the run.
+      keep: how many of the newest checkpoints stay; None keeps all.
+      keep_best_metric: metric whose best checkpoint stays as well, such as
+        'training_eval/robot/accuracy'.
+      best_mode: 'max' or 'min'.
+      assets: writes the assets.
+
+    Raises:
+      ValueError: `best_mode` is unknown.
+    """
+    if best_mode not in ('max', 'min'):
+      raise ValueError(f"checkpoints: best_mode is {best_mode!r}; choose 'max' or 'min'")
+    self._directory = os.path.abspath(model_dir)
+    self._assets = assets
+    os.makedirs(self._directory, exist_ok=True)
+    _put_aside_incomplete(self._directory)
+    multihost_utils.sync_global_devices('incomplete checkpoints are put aside')
+    policies = [checkpoint_managers.LatestN(keep)]
+    if keep_best_metric is not None:
+      worst = float('-inf' if best_mode == 'max' else 'inf')
+      best = lambda metrics: metrics.get(keep_best_metric, worst)
+      policies.append(
+          checkpoint_managers.BestN(
+              get_metric_fn=best, reverse=best_mode == 'min', n=1,
+              keep_checkpoints_without_metrics=False,
+          )
+      )  # pyformat: disable
+    self._orbax = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+            step_prefix='checkpoint',
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        ),
+        item_handlers={
+            'state': ocp.StandardCheckpointHandler(),
+            'ema': ocp.StandardCheckpointHandler(),
+            'data': ocp.JsonCheckpointHandler(),
+            'assets': AssetsHandler(),
+        },
+    )
+
+  def latest_step(self) -> int | None:
+    return self._orbax.latest_step()
+
+  def save(
+      self,
+      step: int,
+      state: state_lib.TrainState,
+      data: Mapping[str, Any],
+      metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to write a checkpoint; training may go on, and change the state, at once."""
+    items = {
+        'state': ocp.args.StandardSave(state.optimizer.state_dict()),
+        'data': ocp.args.JsonSave(dict(data)),
+    }
+    if state.ema is not None:
+      items['ema'] = ocp.args.StandardSave(serialization.to_state_dict(state.ema))
+    if self._assets is not None:
+      items['assets'] = AssetsSave(self._assets)
+    self._orbax.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+  def restore(
+      self, step: int, shapes: state_lib.TrainState
+  ) -> tuple[state_lib.TrainState, dict[str, Any] | None]:
+    """The state of `step`, placed as `shapes` says, and the loader's state.
+
+    Args:
+      step: of the checkpoint.
+      shapes: a state of jax.ShapeDtypeStruct with shardings; the devices may be others than those
+        that wrote the checkpoint.
+
+    Returns:
+      The state; the loader's state, None in a checkpoint that T5X wrote.
+
+    Raises:
+      ValueError: the checkpoint is of another model, action space, vocabulary or optimizer.
+    """
+    directory = os.path.join(self._directory, f'checkpoint_{step}')
+    if self._assets is not None:
+      check_assets(directory, self._assets)
+    wanted = shapes.optimizer.state_dict()
+    remedy = 'resume with model, optimizer and frozen patterns of that run, or use a new MODEL_DIR'
+    _check_tree(directory, 'state', wanted, remedy)
+    items = {'state': ocp.args.StandardRestore(wanted)}
+    if shapes.ema is not None:
+      if not os.path.isdir(os.path.join(directory, 'ema')):
+        raise ValueError(f'{directory} keeps no moving average; resume with ema_decay=None')
+      items['ema'] = ocp.args.StandardRestore(serialization.to_state_dict(shapes.ema))
+    has_data = os.path.isdir(os.path.join(directory, 'data'))
+    if has_data:
+      items['data'] = ocp.args.JsonRestore()
+    restored = self._orbax.restore(step, args=ocp.args.Composite(**items))
+    optimizer = shapes.optimizer.restore_state(restored['state'])
+    ema = None if shapes.ema is None else restored['ema']
+    data = restored['data'] if has_data else None
+    return state_lib.TrainState(optimizer=optimizer, ema=ema), data
+
+  def close(self) -> None:
+    """Waits until everything that was started is on disk; raises what went wrong."""
+    self._orbax.wait_until_finished()
+    self._orbax.close()
+
+
+def find(path: str) -> str:
+  """The checkpoint that `path` names: itself, or the newest one of a run directory.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  path = os.path.abspath(path)
+  if _is_whole(path):
+    return path
+  steps = _steps(path) if os.path.isdir(path) else []
+  whole = [step for step in steps if _is_whole(os.path.join(path, f'checkpoint_{step}'))]
+  if not whole:
+    raise FileNotFoundError(
+        f'INITIAL_CHECKPOINT_PATH {path}: no whole checkpoint there; name a run directory or '
+        'one of its checkpoint_<step> directories'
+    )
+  return os.path.join(path, f'checkpoint_{max(whole)}')
+
+
+def restore_params(directory: str, shapes: Any) -> Any:
+  """The parameters of one checkpoint and nothing else: a warm start.
+
+  Args:
+    directory: a `checkpoint_<step>` directory.
+    shapes: the parameters wanted, as jax.ShapeDtypeStruct with shardings.
+
+  Raises:
+    ValueError: a parameter is missing, left over, or of another shape.
+  """
+  wanted = {'target': serialization.to_state_dict(shapes)}
+  _check_tree(directory, 'state', wanted, 'start from a checkpoint of the same architecture')
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    restored = checkpointer.restore(
+        epath.Path(directory) / 'state',
+        args=ocp.args.PyTreeRestore(
+            item=wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        ),
+    )
+  return restored['target']
+
+
+def check_assets(directory: str, assets: Assets, names: Sequence[str] = _MUST_AGREE) -> None:
+  """Raises ValueError, naming the first difference, unless the assets `names` agree."""
+  saved = os.path.join(directory, 'assets')
+  with tempfile.TemporaryDirectory() as ours:
+    assets(ours)
+    for name in names:
+      old, new = os.path.join(saved, name), os.path.join(ours, name)
+      if not os.path.exists(old) or not os.path.exists(new):
+        continue  # A checkpoint of T5X has no assets.
+      difference = None
+      if name.endswith('.json'):
+        with open(old, encoding='utf-8') as a, open(new, encoding='utf-8') as b:
+          difference = _first_difference(json.load(a), json.load(b), '')
+      elif not filecmp.cmp(old, new, shallow=False):
+        difference = 'the file there is another one'
+      if difference:
+        raise ValueError(
+            f'{directory} belongs to another run: {name}: {difference}; use the configuration of '
+            'that run, or another MODEL_DIR'
+        )
+
+
+def _first_difference(saved: Any, ours: Any, where: str) -> str | None:
+  if isinstance(saved, dict) and isinstance(ours, dict):
+    for key in sorted({*saved, *ours}):
+      if key not in saved or key not in ours:
+        return f'{where}{key} is only in {"the checkpoint" if key in saved else "this run"}'
+      difference = _first_difference(saved[key], ours[key], f'{where}{key}.')
+      if difference:
+        return difference
+    return None
+  if isinstance(saved, list) and isinstance(ours, list) and len(saved) == len(ours):
+    pairs = enumerate(zip(saved, ours))
+    differences = (_first_difference(s, o, f'{where}{i}.') for i, (s, o) in pairs)
+    return next((d for d in differences if d), None)
+  return None if saved == ours else f'{where.rstrip(".")} is {saved!r} there and {ours!r} here'
+
+
+def _check_tree(directory: str, item: str, wanted: Any, remedy: str) -> None:
+  """Raises ValueError unless the saved item has the leaves and shapes of `wanted`."""
+  saved = ocp.PyTreeCheckpointHandler().metadata(epath.Path(directory) / item).tree
+  there = optimizers.flatten({part: saved[part] for part in wanted if part in saved})
+  here = optimizers.flatten(wanted)
+  missing = [name for name in here if name not in there]
+  extra = [name for name in there if name not in here]
+  shapes = [
+      f'{name} is {tuple(there[name].shape)} there and {tuple(leaf.shape)} here'
+      for name, leaf in here.items()
+      if name in there and tuple(there[name].shape) != tuple(leaf.shape)
+  ]
+  problems = [f'{name} is not in the checkpoint' for name in missing]
+  problems += [f'{name} is only in the checkpoint' for name in extra] + shapes
+  if problems:
+    more = f' (and {len(problems) - 3} more)' if len(problems) > 3 else ''
+    raise ValueError(f'{directory} does not fit: {"; ".join(problems[:3])}{more}; {remedy}')
+
+
+def _steps(directory: str) -> list[int]:
+  names = (re.fullmatch(r'checkpoint_(\d+)', name) for name in os.listdir(directory))
+  return sorted(int(name[1]) for name in names if name)
+
+
+def _is_whole(directory: str) -> bool:
+  """Orbax writes a tree's metadata last, and renames the directory when all items are in."""
+  return all(
+      os.path.exists(os.path.join(directory, *part))
+      for part in (('_CHECKPOINT_METADATA',), ('state', '_METADATA'))
+  )
+
+
+def _put_aside_incomplete(directory: str) -> None:
+  """Renames partial checkpoints, so that neither restoring nor saving trips over them."""
+  if jax.process_index() != 0:
+    return
+  for step in _steps(directory):
+    path = os.path.join(directory, f'checkpoint_{step}')
+    if not _is_whole(path):
+      aside = os.path.join(directory, f'incomplete_checkpoint_{step}')
+      logging.warning('%s is incomplete and ignored; kept as %s', path, aside)
+      shutil.rmtree(aside, ignore_errors=True)
+      os.replace(path, aside)

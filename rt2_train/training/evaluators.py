@@ -1,0 +1,63 @@
+"""Evaluation during training: losses on held-out data, and answers judged by a task's metrics.
+
+An evaluator is called as evaluator(model, params, partitioner) and returns {task: {metric: value}};
+`train` writes that to MODEL_DIR/<name of the evaluator>/<task>.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from rt2_train.training import metrics as metrics_lib
+from rt2_train.training import partitioning
+from rt2_train.training import step as step_lib
+
+Results = dict[str, dict[str, float]]
+
+
+class TrainingEval:
+  """Losses and accuracies of given answers (T5X's train_eval), per task and over 'all'."""
+
+  def __init__(self, data: Callable[[], Any], num_batches: int):
+    """Reads the first `num_batches` batches of the loader that `data` opens, each time the same."""
+    self._open, self._num_batches = functools.cache(data), num_batches
+    self._eval_step = None
+
+  def __call__(self, model: Any, params: Any, partitioner: partitioning.Partitioner) -> Results:
+    data = self._open()
+    data.seek(0)
+    if self._eval_step is None:
+      self._eval_step = jax.jit(step_lib.make_eval_step(model, sources=data.sources))
+    window = metrics_lib.Window()
+    with partitioner.scope():
+      for i in range(self._num_batches):
+        window.add(i, self._eval_step(params, partitioner.batch(next(data))))
+    results: Results = {}
+    for name, value in window.take().items():
+      metric, _, task = name.partition('/')
+      # Metrics of a source are named metric/source; others may have a slash of their own.
+      task = task if task in data.sources.values() else ''
+      results.setdefault(task or 'all', {})[metric if task else name] = value
+    return results
+
+
+class InferenceEval:
+  """Answers, decoded and judged by the tasks' own metric functions (T5X's infer_eval)."""
+
+  def __init__(self, evaluator: Any):
+    """`evaluator` has evaluate(predict) -> Results, where predict(batch) -> tokens [B, T]."""
+    self._evaluator = evaluator
+    self._predict = None
+
+  def __call__(self, model: Any, params: Any, partitioner: partitioning.Partitioner) -> Results:
+    if self._predict is None:
+      self._predict = jax.jit(lambda params, batch: model.predict_batch_with_aux(params, batch)[0])
+
+    def predict(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+      with partitioner.scope():
+        return np.asarray(self._predict(params, partitioner.batch(batch)))
+
+    return self._evaluator.evaluate(predict)

@@ -1,0 +1,108 @@
+"""A checkpoint is whole or absent, in T5X's layout, and refuses to be another run's."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rt2_train.training import adafactor
+from rt2_train.training import checkpoints
+from rt2_train.training import optimizers
+
+
+def test_the_directory_is_t5xs_with_our_items_beside_it(tiny, tmp_path):
+  tiny.run(tmp_path, train_steps=3, assets=tiny.assets(), ema_decay=0.9)
+  checkpoint = tmp_path / 'checkpoint_3'
+  assert {p.name for p in checkpoint.iterdir() if p.is_dir()} == {'state', 'ema', 'data', 'assets'}
+  assert {p.name for p in (checkpoint / 'assets').iterdir()} >= {'model.json', 'action_space.json'}
+  sources = json.loads((checkpoint / 'assets' / 'sources.json').read_text())
+  assert sources == {'7': 'robot', '9': 'web'}
+  assert json.loads((checkpoint / 'data' / 'metadata').read_text()) == {'step': 3}
+  state = tiny.saved_state(tmp_path, 3)
+  assert state['state/step'] == 3 and state['state/step'].dtype == np.int32
+  assert {name.split('/')[-1] for name in state if name.startswith('state/param_states/wi/')} == {
+      'v_row', 'v_col', 'v', 'm'
+  }
+  assert state['target/wi'].shape == (16, 2, 24)
+  assert all(array.dtype == np.float32 for name, array in state.items() if name != 'state/step')
+
+
+@pytest.mark.parametrize('missing', ['_CHECKPOINT_METADATA', 'state/_METADATA'])
+def test_a_partly_written_checkpoint_is_ignored(tiny, tmp_path, missing):
+  tiny.run(tmp_path, train_steps=2, checkpoint_period=1)
+  (tmp_path / 'checkpoint_2' / missing).unlink()
+  shutil.copytree(tmp_path / 'checkpoint_1', tmp_path / 'checkpoint_7.orbax-checkpoint-tmp')
+  assert checkpoints.find(str(tmp_path)).endswith('checkpoint_1')
+  assert tiny.run(tmp_path, train_steps=3, checkpoint_period=1)['start_step'] == 1
+  names = {p.name for p in tmp_path.glob('*checkpoint_*')}
+  assert names == {'checkpoint_1', 'checkpoint_2', 'checkpoint_3', 'incomplete_checkpoint_2'}
+
+
+def test_assets_that_cannot_be_written_leave_no_checkpoint(tiny, tmp_path):
+  def full(directory, sources):
+    tiny.assets()(directory, sources)
+    raise OSError('No space left on device')
+
+  with pytest.raises(OSError, match='No space left'):
+    tiny.run(tmp_path, train_steps=1, assets=full)
+  assert not list(tmp_path.glob('checkpoint_1'))
+  assert tiny.run(tmp_path, train_steps=1, assets=tiny.assets())['start_step'] == 0
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'width': 99}, 'model.json: encoder_decoder.width is 16 there and 99 here'),
+        ({'bins': 10}, 'action_space.json: bins.1 is 256 there and 10 here'),
+        ({'vocabulary': b'other'}, 'vocabulary.model: the file there is another one'),
+    ],
+)
+def test_a_checkpoint_of_another_model_or_robot_is_refused(tiny, tmp_path, change, message):
+  tiny.run(tmp_path, train_steps=1, assets=tiny.assets())
+  with pytest.raises(ValueError, match=message):
+    tiny.run(tmp_path, train_steps=2, assets=tiny.assets(**change))
+
+
+def test_parameters_of_another_shape_are_named_with_a_remedy(tiny, tmp_path):
+  tiny.run(tmp_path / 'a', train_steps=1)
+  bigger = tiny.Model(vocab=40)
+  message = r'target/embedding is \(32, 16\) there and \(40, 16\) here; start from a checkpoint'
+  with pytest.raises(ValueError, match=message):
+    tiny.run(tmp_path / 'b', model=bigger, initial_checkpoint_path=str(tmp_path / 'a'))
+
+
+def test_parameters_that_are_missing_or_left_over_are_named(tiny, tmp_path):
+  tiny.run(tmp_path, train_steps=1)
+  shapes = {'embedding': (32, 16), 'wi': (16, 2, 24), 'wo': (24, 2, 16), 'new': (1,)}
+  wanted = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+  message = 'target/new is not in the checkpoint; target/patch_kernel is only in the checkpoint'
+  with pytest.raises(ValueError, match=message):
+    checkpoints.restore_params(str(tmp_path / 'checkpoint_1'), wanted)
+
+
+def test_resuming_with_another_optimizer_is_refused(tiny, tmp_path):
+  tiny.run(tmp_path, train_steps=1)
+  with pytest.raises(ValueError, match='does not fit: state/param_states/.*resume with model'):
+    tiny.run(tmp_path, model=tiny.Model(optimizers.adamw()), train_steps=2)
+  with pytest.raises(ValueError, match=r'wi/m is \(1,\) there and \(16, 2, 24\) here'):
+    tiny.run(tmp_path, model=tiny.Model(adafactor.Adafactor(beta1=0.9)), train_steps=2)
+  with pytest.raises(ValueError, match='keeps no moving average'):
+    tiny.run(tmp_path, train_steps=2, ema_decay=0.9)
+
+
+def test_a_checkpoint_without_loader_state_resumes_at_its_step(tiny, tmp_path):
+  # T5X writes state/ alone; the order of batches follows from the step.
+  for name in ('ours', 'theirs'):
+    tiny.run(tmp_path / name, train_steps=2, checkpoint_period=2)
+  shutil.rmtree(tmp_path / 'theirs' / 'checkpoint_2' / 'data')
+  for name in ('ours', 'theirs'):
+    tiny.run(tmp_path / name, train_steps=4, checkpoint_period=2)
+  ours, theirs = (tiny.saved_state(tmp_path / name, 4) for name in ('ours', 'theirs'))
+  for name in ours:
+    np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_only_the_newest_checkpoints_stay(tiny, tmp_path):
+  tiny.run(tmp_path, train_steps=5, checkpoint_period=1, keep=2)
+  assert sorted(p.name for p in tmp_path.glob('checkpoint_*')) == ['checkpoint_4', 'checkpoint_5']
