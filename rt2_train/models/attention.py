@@ -1,0 +1,169 @@
+"""Multi-head attention with T5's relative positions, optional QK-norm, and decoding caches.
+
+Scores and softmax are float32. In decoding, self-attention keeps its keys and values in the
+collection `cache` (leaf names and shapes of T5X: `cached_key`, `cached_value` [B, H, D, L] and
+`cache_index`), cross-attention keeps those of the encoder output in `cross`, computed once.
+
+Shape suffixes: B batch, Q queries, K keys, L cache length, E embed, H heads, D head_dim.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+import numpy as np
+
+from rt2_train.models import layers
+
+_BUCKETS = 32
+_MAX_DISTANCE = 128
+# Finite, so that a row whose keys are all masked gives a mean and not NaN.
+_MASKED = -1e10
+
+
+class Attention(nn.Module):
+  """Attends from queries [B, Q, E] to keys and values [B, K, E'].
+
+  Attributes:
+    heads: number of heads.
+    head_dim: width of one head.
+    scale: factor on the scores; T5 has none and folds it into the initial query kernel.
+    qk_norm: kind of the scale-only norm on queries and keys per head (ViT-22B), or None.
+    embed_axis: logical name of the outer width.
+    qkv_bias, out_bias: biases of the projections.
+    cache: 'none', 'self' (one token per call, earlier ones from the cache) or 'cross' (keys
+      and values of `kv` are computed by the call that creates them and then only read).
+    cache_length: tokens that the self cache holds.
+  """
+
+  heads: int
+  head_dim: int
+  scale: float = 1.0
+  qk_norm: str | None = None
+  embed_axis: str = 'embed'
+  qkv_bias: bool = False
+  out_bias: bool = False
+  kernel_init: Callable[..., jax.Array] = layers.fan_in_normal
+  query_init: Callable[..., jax.Array] | None = None
+  dropout_rate: float = 0.0
+  deterministic: bool = True
+  cache: str = 'none'
+  cache_length: int = 0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self,
+      x_BxQxE: jax.Array,
+      kv_BxKxE: jax.Array,
+      bias_1xHxQxK: jax.Array | None = None,
+      mask_Bx1xQxK: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns [B, Q, E]; the mask is bool (True: attend) and may broadcast over Q."""
+    query_BxQxHxD = self._project('query', x_BxQxE)
+    if self.cache == 'cross' and self.has_variable('cross', 'cached_key'):
+      key_BxHxDxK = self.get_variable('cross', 'cached_key')
+      value_BxHxDxK = self.get_variable('cross', 'cached_value')
+    else:
+      key_BxHxDxK = self._project('key', kv_BxKxE).transpose(0, 2, 3, 1)
+      value_BxHxDxK = self._project('value', kv_BxKxE).transpose(0, 2, 3, 1)
+      if self.cache == 'cross':
+        self.put_variable('cross', 'cached_key', key_BxHxDxK)
+        self.put_variable('cross', 'cached_value', value_BxHxDxK)
+    if self.cache == 'self':
+      key_BxHxDxK, value_BxHxDxK, bias_1xHxQxK, mask_Bx1xQxK = self._append(
+          key_BxHxDxK, value_BxHxDxK, bias_1xHxQxK
+      )
+
+    scores_BxHxQxK = jnp.einsum(
+        'bqhd,bhdk->bhqk', query_BxQxHxD, key_BxHxDxK, preferred_element_type=jnp.float32
+    )
+    if self.scale != 1.0:
+      scores_BxHxQxK = scores_BxHxQxK * self.scale
+    if bias_1xHxQxK is not None:
+      scores_BxHxQxK = scores_BxHxQxK + bias_1xHxQxK
+    if mask_Bx1xQxK is not None:
+      scores_BxHxQxK = jnp.where(mask_Bx1xQxK, scores_BxHxQxK, _MASKED)
+    weights_BxHxQxK = jax.nn.softmax(scores_BxHxQxK).astype(self.dtype)
+    weights_BxHxQxK = layers.dropout(self.dropout_rate, self.deterministic)(weights_BxHxQxK)
+    y_BxQxHxD = jnp.einsum('bhqk,bhdk->bqhd', weights_BxHxQxK, value_BxHxDxK)
+    y_BxQxHxD = checkpoint_name(y_BxQxHxD, 'attn')
+    return layers.Dense(
+        x_BxQxE.shape[-1:], ('heads', 'kv', self.embed_axis), in_dims=2, use_bias=self.out_bias,
+        kernel_init=self.kernel_init, dtype=self.dtype, name='out',
+    )(y_BxQxHxD)
+
+  def _project(self, name: str, x_BxLxE: jax.Array) -> jax.Array:
+    kernel_init = self.kernel_init
+    if name == 'query' and self.query_init is not None:
+      kernel_init = self.query_init
+    y_BxLxHxD = layers.Dense(
+        (self.heads, self.head_dim), (self.embed_axis, 'heads', 'kv'), use_bias=self.qkv_bias,
+        kernel_init=kernel_init, dtype=self.dtype, name=name,
+    )(x_BxLxE)
+    y_BxLxHxD = layers.constrain(y_BxLxHxD, ('batch', 'length', 'heads', 'kv'))
+    y_BxLxHxD = checkpoint_name(y_BxLxHxD, 'qkv')
+    if self.qk_norm and name != 'value':
+      y_BxLxHxD = layers.Norm('kv', self.qk_norm, dtype=self.dtype, name=f'{name}_norm')(y_BxLxHxD)
+    return y_BxLxHxD
+
+  def _append(self, key_BxHxDx1, value_BxHxDx1, bias_1xHxLxL):
+    """Writes one token into the cache; returns all keys and values, its bias row and mask."""
+    ready = self.has_variable('cache', 'cached_key')
+    shape = key_BxHxDx1.shape[:3] + (self.cache_length,)
+    key = self.variable('cache', 'cached_key', jnp.zeros, shape, key_BxHxDx1.dtype)
+    value = self.variable('cache', 'cached_value', jnp.zeros, shape, value_BxHxDx1.dtype)
+    index = self.variable('cache', 'cache_index', lambda: jnp.zeros((), jnp.int32))
+    position = index.value
+    if ready:
+      write = jax.lax.dynamic_update_slice_in_dim
+      key.value = write(key.value, key_BxHxDx1, position, axis=3)
+      value.value = write(value.value, value_BxHxDx1, position, axis=3)
+      index.value = position + 1
+    bias_1xHx1xL = jax.lax.dynamic_slice_in_dim(bias_1xHxLxL, position, 1, axis=2)
+    seen_1x1x1xL = (jnp.arange(self.cache_length) <= position)[None, None, None]
+    return key.value, value.value, bias_1xHx1xL, seen_1x1x1xL
+
+
+class RelativePositions(nn.Module):
+  """T5's learned bias per head and bucket of the distance between key and query."""
+
+  heads: int
+  bidirectional: bool
+
+  @nn.compact
+  def __call__(self, queries: int, keys: int) -> jax.Array:
+    """Returns the bias, float32 [1, H, queries, keys]."""
+    table_HxR = layers.param_with_axes(
+        'rel_embedding', nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
+        (self.heads, _BUCKETS), jnp.float32, axes=('heads', 'relpos_buckets'),
+    )
+    # The bias depends on key - query only. Repeating the `period` biases of one row and cutting
+    # the copies at `period - 1` moves each row by one: no gather (or, backwards, scatter) of
+    # queries x keys elements.
+    period = queries + keys
+    distance = np.arange(period)
+    distance = np.where(distance < keys, distance, distance - period)
+    row_HxP = jnp.take(table_HxR, bucket(distance, self.bidirectional), axis=1)
+    rows_HxQxP = jnp.broadcast_to(row_HxP[:, None], (self.heads, queries, period))
+    flat = rows_HxQxP.reshape(self.heads, queries * period)[:, :queries * (period - 1)]
+    return flat.reshape(1, self.heads, queries, period - 1)[..., :keys]
+
+
+def bucket(distance: np.ndarray, bidirectional: bool) -> np.ndarray:
+  """Bucket 0..31 of key position - query position: exact when near, logarithmic up to 128.
+
+  Source: T5X `RelativePositionBiases`, with its epsilon inside the logarithm.
+  """
+  buckets = _BUCKETS // 2 if bidirectional else _BUCKETS
+  offset = np.where(distance > 0, buckets, 0) if bidirectional else 0
+  n = np.abs(distance) if bidirectional else np.maximum(-distance, 0)
+  exact = buckets // 2
+  steps = np.log(n.astype(np.float32) / exact + np.finfo(np.float32).eps) / np.log(
+      _MAX_DISTANCE / exact)
+  far = np.minimum(exact + (steps * (buckets - exact)).astype(np.int32), buckets - 1)
+  return (offset + np.where(n < exact, n, far)).astype(np.int32)
