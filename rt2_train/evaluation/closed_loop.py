@@ -1,0 +1,107 @@
+"""Lets a policy act: seeded episodes of any environment, run in lock step, each one recorded.
+
+The policy is any object with `infer(observations) -> actions` (`serving.policy.Policy`). The
+environment is any gymnasium environment whose observation holds `image` and `instruction`, whose
+`info` holds `success`, `reach`, `nearest_is_target`, `distance` and a `state` with `gripper_3`, and
+which ends an episode by itself when the action says terminate (`sim.tabletop.Tabletop`). An episode
+is judged by what the environment reports at its end.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+import tqdm
+
+from rt2_train.evaluation import episodes as episodes_lib
+from rt2_train.evaluation import suites as suites_lib
+from rt2_train.serving import policy as policy_lib
+
+
+class Actor(Protocol):
+  """What an evaluation needs of a policy."""
+
+  def infer(self, observations: Sequence[policy_lib.Observation]) -> Sequence[policy_lib.Action]:
+    ...
+
+
+def play(
+    policy: Actor,
+    suite: suites_lib.Suite,
+    make_env: Callable[..., gymnasium.Env],
+    *,
+    num_envs: int = 32,
+    num_films: int = 6,
+) -> list[episodes_lib.Episode]:
+  """Plays every seed of `suite` once; returns the episodes in the order of the seeds.
+
+  Args:
+    policy: asked for all running environments at once.
+    suite: its `env` are the keyword arguments of `make_env`, its `seeds` the episodes.
+    make_env: makes one environment.
+    num_envs: environments that run side by side; each takes the next seed when it is done.
+    num_films: how many episodes keep their frames, from the first seed on.
+  """
+  waiting = collections.deque(enumerate(suite.seeds))
+  envs = [make_env(**suite.env) for _ in range(min(num_envs, len(suite.seeds)))]
+  running = [_Running(env, suite.name, *waiting.popleft(), num_films) for env in envs]
+  done = {}
+  with tqdm.tqdm(total=len(suite.seeds), desc=f'{suite.name}: episodes', unit='ep') as progress:
+    while running:
+      actions = policy.infer([episode.observation for episode in running])
+      still = []
+      for episode, action in zip(running, actions, strict=True):
+        finished = episode.step(action)
+        if finished is None:
+          still.append(episode)
+          continue
+        done[episode.index] = finished
+        progress.update()
+        rate = np.mean([e.success for e in done.values()])
+        progress.set_postfix(success=f'{rate:.2f}', refresh=False)
+        if waiting:
+          still.append(_Running(episode.env, suite.name, *waiting.popleft(), num_films))
+      running = still
+  for env in envs:
+    env.close()
+  return [done[i] for i in range(len(suite.seeds))]
+
+
+class _Running:
+  """One environment in the middle of an episode."""
+
+  def __init__(self, env: gymnasium.Env, suite: str, index: int, seed: int, num_films: int):
+    self.env, self.index = env, index
+    self._suite, self._seed = suite, seed
+    self._path, self._film = [], [] if index < num_films else None
+    self._see(*env.reset(seed=seed))
+
+  def _see(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+    self.observation = policy_lib.Observation(
+        images=(observation['image'],), instruction=observation['instruction']
+    )
+    self._path.append(info['state'].gripper_3[:2])
+    if self._film is not None:
+      self._film.append(self.env.render())
+
+  def step(self, action: policy_lib.Action) -> episodes_lib.Episode | None:
+    """Acts; returns the episode when this was its last step."""
+    observation, _, terminated, truncated, info = self.env.step(action.values)
+    self._see(observation, info)
+    if not terminated and not truncated:
+      return None
+    return episodes_lib.Episode(
+        suite=self._suite,
+        seed=self._seed,
+        instruction=self.observation.instruction,
+        success=bool(info['success']),
+        reach=bool(info['reach']),
+        nearest_is_target=bool(info['nearest_is_target']),
+        distance=float(info['distance']),
+        steps=len(self._path) - 1,
+        stopped_by='policy' if action.terminate else 'limit' if truncated else 'environment',
+        path_Px2=np.array(self._path, np.float32),
+        film_PxHxWx3=None if self._film is None else np.stack(self._film),
+    )

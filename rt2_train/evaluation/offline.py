@@ -1,0 +1,72 @@
+"""Evaluates a checkpoint on held-out data, or writes its answers, without a robot.
+
+The checkpoint brings its model, processor and parameters along; which data it is asked about is an
+evaluator handed in by gin, driven by the tasks' SeqIO metrics (`data.evaluator`).
+"""
+
+from collections.abc import Callable
+import json
+import os
+from typing import Any
+
+from absl import logging
+
+from rt2_train.serving import policy as policy_lib
+
+
+def evaluate(
+    *,
+    checkpoint_path: str,
+    evaluator: Callable[..., Any],
+    output_path: str | None = None,
+    step: int | None = None,
+    ema: bool = False,
+) -> dict[str, dict[str, float]]:
+  """Prints, writes and returns {task: {metric: value}}.
+
+  Args:
+    checkpoint_path: a run's directory or one of its checkpoints.
+    evaluator: makes an object with `evaluate(predict)`.
+    output_path: JSON file to write.
+    step: of the checkpoint; the newest by default.
+    ema: evaluate the averaged parameters.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: the checkpoint's processor is not the one the evaluator's tasks are read with.
+  """
+  policy = policy_lib.Policy.load(checkpoint_path, step=step, ema=ema)
+  metrics = evaluator().evaluate(policy.predict_batch)
+  for task, values in metrics.items():
+    for name, value in values.items():
+      print(f'{task:16s} {name:32s} {value:10.4f}')
+  if output_path:
+    _write(output_path, json.dumps(metrics, indent=2) + '\n')
+    logging.info('wrote %s', output_path)
+  return metrics
+
+
+def infer(
+    *,
+    checkpoint_path: str,
+    evaluator: Callable[..., Any],
+    output_path: str,
+    step: int | None = None,
+    ema: bool = False,
+) -> int:
+  """Writes one JSON line per example: prompt, target, prediction; returns their number.
+
+  Arguments and errors are those of `evaluate`.
+  """
+  policy = policy_lib.Policy.load(checkpoint_path, step=step, ema=ema)
+  lines = [json.dumps(record) for record in evaluator().infer(policy.predict_batch)]
+  _write(output_path, '\n'.join(lines) + '\n')
+  logging.info('wrote %d answers to %s', len(lines), output_path)
+  return len(lines)
+
+
+def _write(path: str, text: str) -> None:
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  with open(path + '.tmp', 'w', encoding='utf-8') as file:
+    file.write(text)
+  os.replace(path + '.tmp', path)

@@ -1,0 +1,283 @@
+"""The policy: observations in, actions out, for any number of robots and questions at once.
+
+Everything between pixels and numbers (images, prompts, tokens, bins) is done by the `Processor`
+that training used and the checkpoint carries, so that serving cannot drift from training.
+
+Shape suffixes: B rows of a batch, L input tokens, T target tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rt2_train import actions as actions_lib
+from rt2_train import processor as processor_lib
+from rt2_train import prompts
+from rt2_train.models import vlm
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+  """What a robot sees and is told, or what somebody asks about the picture.
+
+  Attributes:
+    images: one frame per camera, uint8 [h, w, 3] or encoded bytes; fewer than the model takes are
+      filled up and masked.
+    instruction: what to do; the answer is an action. Or:
+    question: what to say; the answer is text.
+  """
+
+  images: Sequence[np.ndarray | bytes]
+  instruction: str | None = None
+  question: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+  """The answer to one observation.
+
+  Attributes:
+    values: float32 [D] in physical units, in the order of the action space; None for a question.
+    terminate: the episode is over.
+    tokens: int32 [T], the ids the model wrote, padded.
+    text: the action's integers, or the answer to the question.
+  """
+
+  values: np.ndarray | None
+  terminate: bool
+  tokens: np.ndarray
+  text: str
+
+
+class Policy:
+  """A model that answers instructions with valid actions and questions with text."""
+
+  def __init__(
+      self,
+      model: vlm.PaLIX,
+      params: Any,
+      processor: processor_lib.Processor,
+      temperature: float = 0.0,
+      seed: int = 0,
+      batch_sizes: Sequence[int] = (1, 8, 32),
+  ):
+    """Places the parameters; each batch size is compiled when it is first needed.
+
+    Args:
+      model: built with the same `processor`.
+      params: the model's parameters, on the host or on devices.
+      processor: turns observations into model inputs and tokens into actions.
+      temperature: of sampling; 0 takes the likeliest token.
+      seed: of sampling; a policy called in the same way answers in the same way.
+      batch_sizes: the sizes that are compiled; any number of observations is cut into and padded
+        up to these, so a robot that joins never waits for the compiler twice.
+    """
+    if not batch_sizes or min(batch_sizes) < 1:
+      raise ValueError(f'policy: batch_sizes {tuple(batch_sizes)} must be one or more, each > 0')
+    self.processor = processor
+    self._batch_sizes = sorted(set(batch_sizes))
+    self._params = jax.device_put(params)
+    self._rng = jax.random.key(seed)
+    self._calls = itertools.count()
+    # Grammar start states: an instruction may be answered with an action only.
+    self._start = processor.grammar()[1]
+    self._decode = jax.jit(
+        lambda params, batch, rng: model.predict_batch_with_aux(
+            params, batch, rng, temperature=temperature
+        )[0]
+    )
+
+  @classmethod
+  def load(
+      cls, checkpoint_dir: str, step: int | None = None, *, ema: bool = False, **kwargs: Any
+  ) -> 'Policy':
+    """The policy of a checkpoint: model, processor and parameters, without the optimizer.
+
+    Args:
+      checkpoint_dir: a run's MODEL_DIR, or one `checkpoint_<step>` of it.
+      step: which checkpoint of MODEL_DIR; the newest when None.
+      ema: takes the averaged parameters (item `ema/`) instead of the last ones.
+      **kwargs: handed to `Policy`.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint, or a part of it is missing.
+      ValueError: the parameters are not those of the model the checkpoint describes.
+    """
+    directory = find_checkpoint(checkpoint_dir, step)
+    assets = directory / 'assets'
+    architecture = assets / 'model.json'
+    if not architecture.exists():
+      raise FileNotFoundError(f'{architecture} is missing; serve a checkpoint that has its assets')
+    processor = processor_lib.Processor.load(assets)
+    model = vlm.from_architecture(json.loads(architecture.read_text()), processor=processor)
+    params = read_params(directory, ema=ema)
+    _check_fits(params, model, processor, directory)
+    return cls(model, params, processor, **kwargs)
+
+  def infer(self, observations: Sequence[Observation]) -> list[Action]:
+    """Answers all observations, instructions and questions in one batch.
+
+    Raises:
+      ValueError: an observation is unusable; it is named by position and nothing is computed.
+    """
+    rows = [self._row(i, observation) for i, observation in enumerate(observations)]
+    answers = []
+    for start in range(0, len(rows), self._batch_sizes[-1]):
+      answers.extend(self._tokens(rows[start : start + self._batch_sizes[-1]]))
+    return [self._action(o, tokens) for o, tokens in zip(observations, answers, strict=True)]
+
+  def predict_batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The ids int32 [B, T] that answer the rows of a training batch, each under its grammar."""
+    rng = jax.random.fold_in(self._rng, next(self._calls))
+    return np.asarray(self._decode(self._params, dict(batch), rng))
+
+  def _row(self, index: int, observation: Observation) -> dict[str, np.ndarray]:
+    processor = self.processor
+    try:
+      if (observation.instruction is None) == (observation.question is None):
+        raise ValueError('needs an instruction or a question, and not both')
+      images, image_mask = processor.images(observation.images)
+      if observation.instruction is not None:
+        inputs, state = processor.robot_inputs(observation.instruction), self._start['action']
+      else:
+        inputs = processor.text_inputs(prompts.vqa(observation.question))
+        state = self._start['question']
+    except ValueError as error:
+      raise ValueError(f'observation {index}: {error}') from error
+    inputs_L = np.zeros(processor.inputs_length, np.int32)
+    inputs_L[: len(inputs)] = inputs
+    return {
+        'encoder_input_tokens': inputs_L,
+        # Says only how many tokens to decode; decoding starts from the pad id.
+        'decoder_input_tokens': np.zeros(processor.targets_length, np.int32),
+        'images': images,
+        'image_mask': image_mask,
+        'grammar_state': np.int32(state),
+    }
+
+  def _tokens(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """The ids [B, T] that answer `rows`, at most the largest batch size of them."""
+    size = next(size for size in self._batch_sizes if size >= len(rows))
+    # A copy of a real row is the safest padding: no row sees another.
+    padded = [*rows, *[rows[0]] * (size - len(rows))]
+    batch = {name: np.stack([row[name] for row in padded]) for name in rows[0]}
+    rng = jax.random.fold_in(self._rng, next(self._calls))
+    return np.asarray(self._decode(self._params, batch, rng))[: len(rows)]
+
+  def _action(self, observation: Observation, tokens_T: np.ndarray) -> Action:
+    if observation.question is not None:
+      text = self.processor.vocabulary.decode(tokens_T.tolist())
+      return Action(values=None, terminate=False, tokens=tokens_T, text=text)
+    integers = self.processor.integers_from_tokens(tokens_T)
+    return Action(
+        values=self.processor.action_from_tokens(tokens_T),
+        terminate=_says_stop(self.processor.action_space, integers),
+        tokens=tokens_T,
+        text=' '.join(map(str, integers.tolist())),
+    )
+
+
+def load_processor(checkpoint_dir: str, step: int | None = None) -> processor_lib.Processor:
+  """The processor of a checkpoint, for datasets that the checkpoint is to be evaluated on."""
+  return processor_lib.Processor.load(find_checkpoint(checkpoint_dir, step) / 'assets')
+
+
+def find_checkpoint(checkpoint_dir: str, step: int | None = None) -> pathlib.Path:
+  """The directory of one checkpoint: `checkpoint_dir` itself, or the newest or named one in it.
+
+  Raises:
+    FileNotFoundError: there is none; the message lists the steps there are.
+  """
+  directory = pathlib.Path(os.path.abspath(checkpoint_dir))
+  if step is None and _is_whole(directory):
+    return directory
+  whole = [path for path in directory.glob('checkpoint_*') if _is_whole(path)]
+  names = [re.fullmatch(r'checkpoint_(\d+)', path.name) for path in whole]
+  steps = sorted(int(name[1]) for name in names if name)
+  if not steps:
+    raise FileNotFoundError(
+        f'{directory} holds no whole checkpoint_<step>; name the MODEL_DIR of a run'
+    )
+  if step is not None and step not in steps:
+    raise FileNotFoundError(f'{directory} holds no checkpoint of step {step}; it has {steps}')
+  return directory / f'checkpoint_{steps[-1] if step is None else step}'
+
+
+def _is_whole(checkpoint: pathlib.Path) -> bool:
+  """Orbax writes these last, so a half-copied checkpoint lacks one of them."""
+  return all((checkpoint / last).exists() for last in ('_CHECKPOINT_METADATA', 'state/_METADATA'))
+
+
+def read_params(checkpoint: pathlib.Path, *, ema: bool = False) -> Any:
+  """The parameters of one checkpoint, on the default device; the optimizer's state is not read.
+
+  Raises:
+    FileNotFoundError: the checkpoint has no averaged parameters although they were asked for.
+    ValueError: the checkpoint holds no parameters under `target`.
+  """
+  item = checkpoint / ('ema' if ema else 'state')
+  if not item.is_dir():
+    raise FileNotFoundError(f'{item} is missing: the run did not write it')
+  handler = ocp.PyTreeCheckpointHandler()
+  saved = handler.metadata(item).tree
+  if not ema:
+    if 'target' not in saved:
+      raise ValueError(f'{item} holds {sorted(saved)} but no "target": these are no parameters')
+    saved = {'target': saved['target']}
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  tree = handler.restore(
+      item,
+      args=ocp.args.PyTreeRestore(
+          item=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), saved),
+          # The mesh that trained need not exist here.
+          restore_args=jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), saved),
+          partial_restore=True,
+      ),
+  )
+  return tree if ema else tree['target']
+
+
+def _check_fits(
+    params: Any, model: vlm.PaLIX, processor: processor_lib.Processor, directory: pathlib.Path
+) -> None:
+  """Raises ValueError at the first parameter that the model has not, or has in another shape."""
+  spec = processor.image_spec
+  shapes = {
+      'encoder_input_tokens': (1, processor.inputs_length),
+      'decoder_input_tokens': (1, processor.targets_length),
+      'decoder_target_tokens': (1, processor.targets_length),
+      'images': (1, spec.num_images, spec.height, spec.width, 3),
+      'image_mask': (1, spec.num_images),
+  }
+  expected = jax.eval_shape(
+      lambda rng: model.get_initial_variables(rng, shapes)['params'], jax.random.key(0)
+  )
+  saved, wanted = _shapes(params), _shapes(flax.core.unfreeze(expected))
+  for name in sorted({*saved, *wanted}):
+    if saved.get(name) != wanted.get(name):
+      raise ValueError(
+          f'{directory}: parameter {name} is {saved.get(name, "missing")}, the model of '
+          f'assets/model.json has {wanted.get(name, "none of that name")}'
+      )
+
+
+def _shapes(params: Any) -> dict[str, list[int]]:
+  flat = flax.traverse_util.flatten_dict(params, sep='/')
+  return {name: list(leaf.shape) for name, leaf in flat.items()}
+
+
+def _says_stop(space: actions_lib.ActionSpace, integers: np.ndarray) -> bool:
+  """Whether an action ends its episode; a space without `terminate` never says so."""
+  if 'terminate' not in space.names:
+    return False
+  return integers[space.names.index('terminate')] == actions_lib.TERMINATE_STOP
