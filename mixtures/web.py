@@ -31,6 +31,7 @@ def captions(
     processor: Processor | None = None,
     image_key: str = 'image',
     caption_key: str = 'caption',
+    lang_key: str = 'lang',
     lang: str = 'EN',
     index_dir: str | None = None,
     on_bad: str | Mapping[str, str] = 'error',
@@ -38,7 +39,8 @@ def captions(
   """Captions in TFRecords: split -> glob pattern. See `vision_language.CaptionRecords`."""
   return _configured(
       'captions', {'pattern': pattern}, processor, vision_language.CaptionRecords,
-      image_key=image_key, caption_key=caption_key, lang=lang, index_dir=index_dir, on_bad=on_bad)
+      image_key=image_key, caption_key=caption_key, lang_key=lang_key, lang=lang,
+      index_dir=index_dir, on_bad=on_bad)
 
 
 @gin.configurable
@@ -77,6 +79,7 @@ def vqa_records(
     image_key: str = 'image',
     question_key: str = 'question',
     answer_key: str = 'answer',
+    lang_key: str = 'lang',
     lang: str = 'EN',
     index_dir: str | None = None,
     on_bad: str | Mapping[str, str] = 'error',
@@ -84,8 +87,8 @@ def vqa_records(
   """Questions in TFRecords: split -> glob pattern. See `vision_language.VqaRecords`."""
   return _configured(
       'vqa_records', {'pattern': pattern}, processor, vision_language.VqaRecords,
-      image_key=image_key, question_key=question_key, answer_key=answer_key, lang=lang,
-      index_dir=index_dir, on_bad=on_bad)
+      image_key=image_key, question_key=question_key, answer_key=answer_key, lang_key=lang_key,
+      lang=lang, index_dir=index_dir, on_bad=on_bad)
 
 
 @gin.configurable

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Sequence
 import difflib
+import logging
 import re
 
 import gin
@@ -28,12 +29,18 @@ def parse(files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequ
     raise ValueError('no configuration: pass --gin_file=gin/... (README shows the usual ones)')
   for path in search_paths:
     gin.add_config_file_search_path(path)
+  # gin logs every folder in which a file is not, as an error; what matters is raised below.
+  root = logging.getLogger()
+  quiet = lambda record: record.module != 'resource_reader'
+  root.addFilter(quiet)
   try:
     parsed = gin.parse_config_files_and_bindings(files, bindings, finalize_config=True)
   except OSError as error:
     raise ValueError(f'gin: {message(error)} (--gin_search_paths={",".join(search_paths)})') from error
   except Exception as error:  # gin raises SyntaxError, NameError, TypeError, ... of its own classes.
     raise ValueError(f'gin: {" ".join(str(error).split())}') from error
+  finally:
+    root.removeFilter(quiet)
   texts = [_read(name, search_paths) for name in _file_names(parsed)]
   _check_macros(texts + list(bindings))
 

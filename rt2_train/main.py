@@ -52,6 +52,10 @@ def parse_gin() -> None:
 def _train() -> None:
   from rt2_train.training import train
 
+  model_dir = gin.query_parameter('%MODEL_DIR')
+  os.makedirs(model_dir, exist_ok=True)
+  with open(os.path.join(model_dir, 'config.gin'), 'w', encoding='utf-8') as file:
+    file.write(gin_files.resolved())
   gin.get_configurable(train.train)()
 
 
@@ -77,6 +81,6 @@ def gin_flags(argv: Sequence[str]) -> list[str]:
 
 if __name__ == '__main__':
   # TensorFlow only reads data here; it must not talk over the progress bars.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   logging.set_verbosity(logging.INFO)
   app.run(main, argv=gin_flags(sys.argv))

@@ -240,12 +240,15 @@ def _open(name: str, split: str) -> tuple[list[_Source], dict[str, str]]:
       continue
     if isinstance(provider, seqio.Task):
       source.open(split)  # Raises: there is nothing to do without it.
-    left_out[task.name] = (
-        f'no split {split!r}: {source.missing}' if split not in source.splits else 'weight 0')
+    if split in source.splits:
+      left_out[task.name] = 'weight 0'
+    else:
+      left_out[task.name] = f'no split {split!r}: {source.missing}'
     del weights[task]
-    logging.warning(
-        'mixture %s goes without %s (%s); the others share its weight', name, task.name,
-        left_out[task.name])
+  if left_out and weights:
+    logging.info(
+        'mixture %s, split %s: goes without %s, whose weight the others share; mixtures.txt says why',
+        name, split, ', '.join(left_out))
   if not weights:
     reasons = '; '.join(f'{task}: {reason}' for task, reason in left_out.items())
     raise ValueError(f'mixture {name} has no source left. {reasons}')

@@ -20,7 +20,6 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import tqdm
-from tqdm.contrib import logging as tqdm_logging
 
 from rt2_train.training import checkpoints
 from rt2_train.training import metrics as metrics_lib
@@ -277,12 +276,30 @@ def _terminated() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _progress_bar(start: int, train_steps: int, shown: bool) -> Iterator[tqdm.tqdm]:
-  # Log lines go above the bar instead of through it.
-  with tqdm_logging.logging_redirect_tqdm():
-    with tqdm.tqdm(
-        initial=start, total=train_steps, unit='step', desc='train', disable=not shown
-    ) as bar:
+  """A bar below the log lines, not through them."""
+  handler = logging.get_absl_handler().python_handler
+  before = handler.stream
+  with tqdm.tqdm(
+      initial=start, total=train_steps, unit='step', desc='train', disable=not shown
+  ) as bar:
+    handler.stream = _AboveTheBar(before)
+    try:
       yield bar
+    finally:
+      handler.stream = before
+
+
+class _AboveTheBar:
+  """A stream that takes the progress bar away while a line is written."""
+
+  def __init__(self, stream: Any):
+    self._stream = stream
+
+  def write(self, text: str) -> None:
+    tqdm.tqdm.write(text, file=self._stream, end='')
+
+  def flush(self) -> None:
+    self._stream.flush()
 
 
 def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:

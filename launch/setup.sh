@@ -1,0 +1,19 @@
+# Makes .venv and installs this checkout into it, with the exact versions of constraints.txt.
+# Sourced by the other scripts. A second call installs nothing.
+
+_python=${PYTHON:-python3.11}
+command -v "$_python" >/dev/null || _python=python3
+"$_python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "rt2_train needs Python 3.11 or later; $("$_python" --version) found. Set PYTHON=/path/to/python3.11" >&2
+  exit 1
+}
+_wanted=$(cat setup.py constraints.txt | sha256sum | cut -d' ' -f1)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$_wanted" ]; then
+  echo "Installing into .venv (about 3.5 GB; once) ..."
+  "$_python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar=on -e '.[test]' -c constraints.txt
+  echo "$_wanted" > .venv/installed
+fi
+. .venv/bin/activate
+# TensorFlow only reads data here; its start-up notices would drown the progress bars.
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}

@@ -1,0 +1,44 @@
+"""Lets a checkpoint act in the tabletop and writes what happened: episodes.jsonl, films.npz.
+
+  python -m tools.closed_loop --checkpoint=runs/demo/cofinetune --output_dir=runs/demo/cofinetune/closed_loop
+"""
+
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+
+from rt2_train.evaluation import closed_loop
+from rt2_train.evaluation import episodes as episodes_lib
+from rt2_train.evaluation import suites
+from rt2_train.serving import policy as policy_lib
+from rt2_train.sim import tabletop
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A run, or one of its checkpoints.', required=True)
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where the episodes are written.', required=True)
+_SUITES = flags.DEFINE_list('suites', ['seen', 'unseen', 'unseen_only'], 'Which suites; "backgrounds" is there too.')
+_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 200, 'Episodes per suite.', lower_bound=1)
+_SPLIT = flags.DEFINE_enum('split', 'test', ['test', 'dev'], 'Seeds: dev for tuning, test for reporting.')
+_NUM_CATEGORIES = flags.DEFINE_integer('num_categories', 8, 'Categories in play, as in the data.', lower_bound=4)
+_SKILL = flags.DEFINE_enum('skill', 'pick', sorted(tabletop.SKILLS), 'What to do.')
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  policy = policy_lib.Policy.load(_CHECKPOINT.value)
+  played = []
+  for suite in suites.demo(
+      _NUM_EPISODES.value, _SPLIT.value, _SUITES.value,
+      num_categories=_NUM_CATEGORIES.value, skill=_SKILL.value,
+  ):
+    played += closed_loop.play(policy, suite, tabletop.Tabletop)
+  episodes_lib.save(_OUTPUT_DIR.value, played)
+  for name, episodes in episodes_lib.by_suite(played).items():
+    rates = episodes_lib.summarize(episodes)
+    measures = '  '.join(f'{measure} {rates[measure]:.3f}' for measure in episodes_lib.MEASURES)
+    print(f'{name:12s} {rates["n"]} episodes  {measures}')
+
+
+if __name__ == '__main__':
+  app.run(main)

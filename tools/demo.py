@@ -1,0 +1,196 @@
+"""The whole recipe at a size for a laptop: data, VLM, co-fine-tuning, evaluation, table and pictures.
+
+Each phase is one command of this project, printed before it runs, so that it can be run alone.
+A phase that was finished before is not run again; an interrupted one is resumed.
+"""
+
+from collections.abc import Sequence
+import json
+import math
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+
+from absl import app
+from absl import flags
+import psutil
+
+from rt2_train.evaluation import episodes as episodes_lib
+from rt2_train.evaluation import pictures
+from rt2_train.evaluation import report
+
+_ABLATION = flags.DEFINE_bool('ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
+_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 200, 'Closed-loop episodes per suite.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the training runs.')
+
+# The demo's gin files name the same place.
+_RUN_DIR = pathlib.Path('runs/demo')
+# The VLM has learnt the world when it answers this share of held-out questions; fine-tuning one
+# that has not wastes the rest of the recipe.
+_VLM_ACCURACY = 0.90
+_VLM_STEPS = (4000, 6000, 8000)
+
+
+class Recipe:
+  """Runs commands one after the other and keeps the account of time and memory."""
+
+  def __init__(self):
+    self._account = _RUN_DIR / 'phases.json'
+    self.phases = json.loads(self._account.read_text()) if self._account.exists() else {}
+
+  def run(self, name: str, *command: str) -> None:
+    """Runs `python -m command...`; its time is added to what phase `name` took before."""
+    print(f'\n== {name}\n$ python -m {shlex.join(command)}', flush=True)
+    start = time.time()
+    process = subprocess.Popen([sys.executable, '-m', *command], env=_environment())
+    peak_gib = _watch_memory(process)
+    status = process.wait()
+    before = self.phases.get(name, {'seconds': 0.0, 'peak_rss_gib': 0.0})
+    self.phases[name] = {
+        'seconds': before['seconds'] + time.time() - start,
+        'peak_rss_gib': max(before['peak_rss_gib'], peak_gib[0]),
+    }
+    self._account.write_text(json.dumps(self.phases, indent=2))
+    if status:
+      sys.exit(f'demo: phase "{name}" failed with status {status}; mend what it names and run the same command again')
+
+  @property
+  def wall_seconds(self) -> float:
+    return sum(phase['seconds'] for phase in self.phases.values())
+
+  @property
+  def peak_rss_gib(self) -> float:
+    return max(phase['peak_rss_gib'] for phase in self.phases.values())
+
+
+def _environment() -> dict[str, str]:
+  """What the phases find in their environment; whatever the user has set stays.
+
+  On a CPU, devices of one core each that share a batch are 1.4 times as fast as one device with
+  all cores, whose threads have too little to do in matrices this small.
+  """
+  devices = 2 ** int(math.log2(min(os.cpu_count() or 1, 8)))
+  ours = {
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false',
+      # XLA's thread pool: steps that wait for each other's sums must not use up its threads.
+      'NPROC': str(4 * devices),
+      # What one phase has compiled, the next need not compile again.
+      'JAX_COMPILATION_CACHE_DIR': str((_RUN_DIR / 'compiled').absolute()),
+  }
+  if not sys.stdout.isatty():
+    ours['TQDM_MININTERVAL'] = '20'  # A log file does not want ten lines a second.
+  return ours | dict(os.environ)
+
+
+def _watch_memory(process: subprocess.Popen) -> list[float]:
+  """Peak resident memory [GiB] of the process and its children, sampled twice a second."""
+  peak = [0.0]
+
+  def watch():
+    while process.poll() is None:
+      try:
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]
+        peak[0] = max(peak[0], sum(one.memory_info().rss for one in family) / 2**30)
+      except psutil.NoSuchProcess:
+        pass
+      time.sleep(0.5)
+
+  threading.Thread(target=watch, daemon=True).start()
+  return peak
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  _RUN_DIR.mkdir(parents=True, exist_ok=True)
+  recipe = Recipe()
+  recipe.run('demo data', 'tools.make_demo_data', f'--output_dir={_RUN_DIR}/data')
+  before = _pretrain(recipe)
+  names = [*(('from_scratch', 'finetune') if _ABLATION.value else ()), 'cofinetune']
+  # Co-fine-tuning comes first: its table is what most people wait for.
+  for name in reversed(names):
+    recipe.run(f'train {name}', *_training(name))
+    _evaluate(recipe, name, None if name == 'from_scratch' else before)
+    if name == 'cofinetune':
+      _report(recipe)
+  if _ABLATION.value:
+    _report_ablation(names)
+
+
+def _training(name: str, *bindings: str) -> list[str]:
+  return ['rt2_train.main', '--run_mode=train', f'--gin_file=gin/experiments/demo_{name}.gin',
+          f'--gin.RANDOM_SEED={_SEED.value}', *bindings]
+
+
+def _pretrain(recipe: Recipe) -> float:
+  """Trains the VLM until it answers held-out questions; returns the share it answers."""
+  for steps in _VLM_STEPS:
+    recipe.run('train the VLM', *_training('pretrain', f'--gin.TRAIN_STEPS={steps}'))
+    accuracy = _offline(recipe, 'pretrain', 'web')['vqa']['accuracy']
+    if accuracy >= _VLM_ACCURACY:
+      return accuracy
+    print(f'demo: the VLM answers {accuracy:.2f} of the held-out questions and should answer {_VLM_ACCURACY}')
+  sys.exit(f'demo: the VLM has not learnt its world in {steps} steps; try another --seed')
+
+
+def _offline(recipe: Recipe, name: str, mixture: str) -> dict[str, dict[str, float]]:
+  """Metrics of the checkpoint of run `name` on the held-out part of `mixture`."""
+  output = _RUN_DIR / name / 'offline.json'
+  recipe.run(
+      f'evaluate {name} on held-out data', 'rt2_train.main', '--run_mode=eval',
+      '--gin_file=gin/data/demo.gin', '--gin_file=gin/runs/eval.gin',
+      f"--gin.CHECKPOINT_PATH='{_RUN_DIR / name}'", f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
+      f"--gin.OUTPUT_PATH='{output}'",
+  )  # pyformat: disable
+  return json.loads(output.read_text())
+
+
+def _evaluate(recipe: Recipe, name: str, accuracy_before: float | None) -> None:
+  """Evaluates run `name` offline and in closed loop, and writes its summary."""
+  offline = _offline(recipe, name, 'cofinetune')
+  played = _RUN_DIR / name / 'closed_loop'
+  recipe.run(
+      f'let {name} act', 'tools.closed_loop', f'--checkpoint={_RUN_DIR / name}',
+      f'--output_dir={played}', f'--num_episodes={_NUM_EPISODES.value}',
+  )  # pyformat: disable
+  report.write_summary(
+      _RUN_DIR / name / 'evaluation',
+      episodes=episodes_lib.load(played),
+      web={'accuracy_before': accuracy_before, 'accuracy_after': offline['vqa']['accuracy']},
+      offline=offline,
+      wall_seconds=recipe.wall_seconds,
+      peak_rss_gib=recipe.peak_rss_gib,
+  )
+
+
+def _report(recipe: Recipe) -> None:
+  """The demo's own summary, table and pictures."""
+  recipe.run(
+      'look at the batches', 'tools.inspect_mixture', '--gin_file=gin/experiments/demo_cofinetune.gin',
+      f'--output={_RUN_DIR}/mixture.png',
+  )  # pyformat: disable
+  runs = {'VLM, web data': 'pretrain', 'co-fine-tuning, robot and web data': 'cofinetune'}
+  pictures.curves(_RUN_DIR / 'curves.png', {title: _RUN_DIR / name for title, name in runs.items()})
+  pictures.rollouts(_RUN_DIR / 'rollouts.png', episodes_lib.load(_RUN_DIR / 'cofinetune/closed_loop'))
+  summary = report.read_summary(_RUN_DIR / 'cofinetune/evaluation')
+  summary |= {'wall_seconds': recipe.wall_seconds, 'peak_rss_gib': recipe.peak_rss_gib}
+  report.write_json(_RUN_DIR / report.SUMMARY, summary)
+  print('\n' + report.table('RT-2 in miniature, co-fine-tuned', summary))
+  print(f'\nsummary.json, curves.png, rollouts.png and mixture.png are in {_RUN_DIR}/')
+
+
+def _report_ablation(names: Sequence[str]) -> None:
+  summaries = {name: report.read_summary(_RUN_DIR / name / 'evaluation') for name in names}
+  played = {name: episodes_lib.load(_RUN_DIR / name / 'closed_loop') for name in names}
+  report.write_ablation(_RUN_DIR / report.ABLATION, summaries)
+  print('\n' + report.ablation_table(summaries, played))
+  print(f'\nablation.json is in {_RUN_DIR}/')
+
+
+if __name__ == '__main__':
+  app.run(main)
