@@ -25,6 +25,7 @@ setuptools.setup(
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
         'pillow',
+        'protobuf',
         'psutil',
         'sentencepiece',
         'seqio>=0.0.20',

@@ -1,4 +1,4 @@
-"""Reads gin files and command-line bindings, and refuses what gin accepts in silence: a misspelt macro."""
+"""Reads gin files and bindings, and refuses what gin accepts in silence: a misspelt macro."""
 
 import collections
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ _READ = re.compile(r'%([A-Za-z_]\w*)')
 _COMMENT = re.compile(r'#.*')
 
 
-def parse(files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ('.',)) -> None:
+def parse(
+    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ('.',)
+) -> None:
   """Parses `files`, then `bindings` over them, into gin's global configuration.
 
   Args:
@@ -36,8 +38,9 @@ def parse(files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequ
   try:
     parsed = gin.parse_config_files_and_bindings(files, bindings, finalize_config=True)
   except OSError as error:
-    raise ValueError(f'gin: {message(error)} (--gin_search_paths={",".join(search_paths)})') from error
-  except Exception as error:  # gin raises SyntaxError, NameError, TypeError, ... of its own classes.
+    paths = ','.join(search_paths)
+    raise ValueError(f'gin: {message(error)} (--gin_search_paths={paths})') from error
+  except Exception as error:  # gin raises classes of its own, made on the spot.
     raise ValueError(f'gin: {" ".join(str(error).split())}') from error
   finally:
     root.removeFilter(quiet)
@@ -63,8 +66,9 @@ def _check_macros(texts: Sequence[str]) -> None:
   read = {name for text in texts for name in _READ.findall(text)}
   for name, times in assigned.items():
     if times == 1 and name not in read:
-      near = difflib.get_close_matches(name, sorted(read | (set(assigned) - {name})), n=1, cutoff=0.5)
-      hint = f'did you mean {near[0]}?' if near else f'macros that are read: {", ".join(sorted(read))}'
+      known = sorted(read | (set(assigned) - {name}))
+      near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+      hint = f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}'
       raise ValueError(f'gin: macro {name} is set but nothing reads it; {hint}')
 
 

@@ -1,13 +1,14 @@
 """The one entry point: trains, evaluates and runs a vision-language-action model from gin files.
 
   python -m rt2_train.main --run_mode=train --gin_file=gin/experiments/demo_cofinetune.gin
-  python -m rt2_train.main --run_mode=eval --gin_file=gin/runs/eval.gin --gin.CHECKPOINT_PATH="'runs/x'" ...
+  python -m rt2_train.main --run_mode=eval --gin_file=gin/data/demo.gin ...
 
 Everything a run does is in its gin files; `--gin.NAME=VALUE` overrides one line of them.
 """
 
 from collections.abc import Sequence
 import os
+import re
 import sys
 
 from absl import app
@@ -22,7 +23,8 @@ _GIN_FILE = flags.DEFINE_multi_string(
     'gin_file', [], 'A gin file; may be given several times, later files override earlier ones.'
 )
 _GIN_BINDINGS = flags.DEFINE_multi_string(
-    'gin_bindings', [], 'One gin line, e.g. --gin_bindings="TRAIN_STEPS=100"; --gin.TRAIN_STEPS=100 is the same.'
+    'gin_bindings', [],
+    'One gin line, such as "TRAIN_STEPS=100"; --gin.TRAIN_STEPS=100 is short for it.',
 )
 _GIN_SEARCH_PATHS = flags.DEFINE_list(
     'gin_search_paths', ['.'], 'Folders in which gin files and their includes are looked up.'
@@ -76,7 +78,7 @@ _RUN = {'train': _train, 'eval': _eval, 'infer': _infer}
 
 def gin_flags(argv: Sequence[str]) -> list[str]:
   """T5X's notation --gin.NAME=VALUE as --gin_bindings=NAME=VALUE."""
-  return [arg.replace('--gin.', '--gin_bindings=', 1) if arg.startswith('--gin.') else arg for arg in argv]
+  return [re.sub('^--gin[.]', '--gin_bindings=', argument) for argument in argv]
 
 
 if __name__ == '__main__':

@@ -37,7 +37,7 @@ def test_a_binding_overrides_a_file(config):
 @pytest.mark.parametrize(
     'binding, message',
     [
-        ('BATCH_SZIE = 16', 'macro BATCH_SZIE is set but nothing reads it; did you mean BATCH_SIZE?'),
+        ('BATCH_SZIE = 16', 'BATCH_SZIE is set but nothing reads it; did you mean BATCH_SIZE?'),
         ('images.ImageSpec.hieght = 3', "doesn't have a parameter named 'hieght'"),
         ('pictures.Spec.height = 3', "No configurable matching 'pictures.Spec'"),
         ('BATCH_SIZE =', 'gin: '),

@@ -1,4 +1,4 @@
-"""The arrows of the house: who may import whom, and that the model side starts without TensorFlow."""
+"""The arrows of the house: who imports whom, and that the model side needs no TensorFlow."""
 
 import ast
 import pathlib
@@ -21,11 +21,17 @@ ALLOWED = {
     'evaluation': {'models', 'sim', 'serving'},
     'main': {'gin_files', 'training', 'evaluation'},
     'mixtures': {'data'},
-    'tools': {'data', 'models', 'sim', 'training', 'serving', 'evaluation', 'main', 'mixtures', 'gin_files'},
+    'tools': {
+        'data', 'models', 'sim', 'training', 'serving', 'evaluation', 'main', 'mixtures',
+        'gin_files',
+    },
 }
-TENSORFLOW = ('tensorflow', 'seqio', 'tensorflow_datasets', 'clu.metric_writers', 'clu.periodic_actions',
-              'flax.metrics.tensorboard')
-MODULES = [path for top in ('rt2_train', 'mixtures', 'tools') for path in (ROOT / top).rglob('*.py')]
+TENSORFLOW = (
+    'tensorflow', 'seqio', 'tensorflow_datasets', 'clu.metric_writers', 'clu.periodic_actions',
+    'flax.metrics.tensorboard',
+)  # pyformat: disable
+TOPS = ('rt2_train', 'mixtures', 'tools')
+MODULES = [path for top in TOPS for path in (ROOT / top).rglob('*.py')]
 
 
 def room_of(module: str) -> str | None:

@@ -1,6 +1,6 @@
 """Lets a checkpoint act in the tabletop and writes what happened: episodes.jsonl, films.npz.
 
-  python -m tools.closed_loop --checkpoint=runs/demo/cofinetune --output_dir=runs/demo/cofinetune/closed_loop
+  python -m tools.closed_loop --checkpoint=runs/demo/cofinetune --output_dir=played
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,18 @@ from rt2_train.evaluation import suites
 from rt2_train.serving import policy as policy_lib
 from rt2_train.sim import tabletop
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A run, or one of its checkpoints.', required=True)
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where the episodes are written.', required=True)
-_SUITES = flags.DEFINE_list('suites', ['seen', 'unseen', 'unseen_only'], 'Which suites; "backgrounds" is there too.')
-_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 200, 'Episodes per suite.', lower_bound=1)
-_SPLIT = flags.DEFINE_enum('split', 'test', ['test', 'dev'], 'Seeds: dev for tuning, test for reporting.')
-_NUM_CATEGORIES = flags.DEFINE_integer('num_categories', 8, 'Categories in play, as in the data.', lower_bound=4)
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', None, 'A run, or one of its checkpoints.', required=True)
+_OUTPUT_DIR = flags.DEFINE_string(
+    'output_dir', None, 'Where the episodes are written.', required=True)
+_SUITES = flags.DEFINE_list(
+    'suites', ['seen', 'unseen', 'unseen_only'], 'Which suites; "backgrounds" is there too.')
+_NUM_EPISODES = flags.DEFINE_integer(
+    'num_episodes', 200, 'Episodes per suite.', lower_bound=1)
+_SPLIT = flags.DEFINE_enum(
+    'split', 'test', ['test', 'dev'], 'Seeds: dev for tuning, test for reporting.')
+_NUM_CATEGORIES = flags.DEFINE_integer(
+    'num_categories', 16, 'Categories in play, as in the data.', lower_bound=6)
 _SKILL = flags.DEFINE_enum('skill', 'pick', sorted(tabletop.SKILLS), 'What to do.')
 
 

@@ -1,4 +1,4 @@
-"""The whole recipe at a size for a laptop: data, VLM, co-fine-tuning, evaluation, table and pictures.
+"""The whole recipe at a size for a laptop: data, VLM, co-fine-tuning, evaluation, pictures.
 
 Each phase is one command of this project, printed before it runs, so that it can be run alone.
 A phase that was finished before is not run again; an interrupted one is resumed.
@@ -7,6 +7,7 @@ A phase that was finished before is not run again; an interrupted one is resumed
 from collections.abc import Sequence
 import json
 import math
+import operator
 import os
 import pathlib
 import shlex
@@ -23,7 +24,8 @@ from rt2_train.evaluation import episodes as episodes_lib
 from rt2_train.evaluation import pictures
 from rt2_train.evaluation import report
 
-_ABLATION = flags.DEFINE_bool('ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
+_ABLATION = flags.DEFINE_bool(
+    'ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
 _NUM_EPISODES = flags.DEFINE_integer('num_episodes', 200, 'Closed-loop episodes per suite.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the training runs.')
 
@@ -32,7 +34,7 @@ _RUN_DIR = pathlib.Path('runs/demo')
 # The VLM has learnt the world when it answers this share of held-out questions; fine-tuning one
 # that has not wastes the rest of the recipe.
 _VLM_ACCURACY = 0.90
-_VLM_STEPS = (4000, 6000, 8000)
+_VLM_STEPS = (3500, 5000, 6500)
 
 
 class Recipe:
@@ -43,20 +45,25 @@ class Recipe:
     self.phases = json.loads(self._account.read_text()) if self._account.exists() else {}
 
   def run(self, name: str, *command: str) -> None:
-    """Runs `python -m command...`; its time is added to what phase `name` took before."""
+    """Runs `python -m command...`; the time of attempts that were interrupted is kept and added."""
     print(f'\n== {name}\n$ python -m {shlex.join(command)}', flush=True)
     start = time.time()
     process = subprocess.Popen([sys.executable, '-m', *command], env=_environment())
     peak_gib = _watch_memory(process)
     status = process.wait()
-    before = self.phases.get(name, {'seconds': 0.0, 'peak_rss_gib': 0.0})
+    before = self.phases.get(name, {'seconds': 0.0, 'peak_rss_gib': 0.0, 'finished': False})
+    seconds = time.time() - start
     self.phases[name] = {
-        'seconds': before['seconds'] + time.time() - start,
+        # A phase that had finished has nothing left to do, or does the same once more.
+        'seconds': (max if before['finished'] else operator.add)(before['seconds'], seconds),
         'peak_rss_gib': max(before['peak_rss_gib'], peak_gib[0]),
+        'finished': not status,
     }
     self._account.write_text(json.dumps(self.phases, indent=2))
     if status:
-      sys.exit(f'demo: phase "{name}" failed with status {status}; mend what it names and run the same command again')
+      sys.exit(
+          f'demo: phase "{name}" failed with status {status}; mend what it names and run the same '
+          'command again')
 
   @property
   def wall_seconds(self) -> float:
@@ -75,7 +82,8 @@ def _environment() -> dict[str, str]:
   """
   devices = 2 ** int(math.log2(min(os.cpu_count() or 1, 8)))
   ours = {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false',
+      'XLA_FLAGS': (
+          f'--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false'),
       # XLA's thread pool: steps that wait for each other's sums must not use up its threads.
       'NPROC': str(4 * devices),
       # What one phase has compiled, the next need not compile again.
@@ -134,7 +142,7 @@ def _pretrain(recipe: Recipe) -> float:
     accuracy = _offline(recipe, 'pretrain', 'web')['vqa']['accuracy']
     if accuracy >= _VLM_ACCURACY:
       return accuracy
-    print(f'demo: the VLM answers {accuracy:.2f} of the held-out questions and should answer {_VLM_ACCURACY}')
+    print(f'demo: the VLM answers {accuracy:.2f} of held-out questions; {_VLM_ACCURACY} are wanted')
   sys.exit(f'demo: the VLM has not learnt its world in {steps} steps; try another --seed')
 
 
@@ -171,12 +179,13 @@ def _evaluate(recipe: Recipe, name: str, accuracy_before: float | None) -> None:
 def _report(recipe: Recipe) -> None:
   """The demo's own summary, table and pictures."""
   recipe.run(
-      'look at the batches', 'tools.inspect_mixture', '--gin_file=gin/experiments/demo_cofinetune.gin',
-      f'--output={_RUN_DIR}/mixture.png',
+      'look at the batches', 'tools.inspect_mixture',
+      '--gin_file=gin/experiments/demo_cofinetune.gin', f'--output={_RUN_DIR}/mixture.png',
   )  # pyformat: disable
   runs = {'VLM, web data': 'pretrain', 'co-fine-tuning, robot and web data': 'cofinetune'}
   pictures.curves(_RUN_DIR / 'curves.png', {title: _RUN_DIR / name for title, name in runs.items()})
-  pictures.rollouts(_RUN_DIR / 'rollouts.png', episodes_lib.load(_RUN_DIR / 'cofinetune/closed_loop'))
+  played = episodes_lib.load(_RUN_DIR / 'cofinetune/closed_loop')
+  pictures.rollouts(_RUN_DIR / 'rollouts.png', played)
   summary = report.read_summary(_RUN_DIR / 'cofinetune/evaluation')
   summary |= {'wall_seconds': recipe.wall_seconds, 'peak_rss_gib': recipe.peak_rss_gib}
   report.write_json(_RUN_DIR / report.SUMMARY, summary)

@@ -1,6 +1,6 @@
-"""Shows what a training configuration feeds its model: a table of sources and a picture of real batches.
+"""Shows what a training run feeds its model: a table of sources, and a picture of real batches.
 
-  python -m tools.inspect_mixture --gin_file=gin/experiments/demo_cofinetune.gin --output=mixture.png
+  python -m tools.inspect_mixture --gin_file=gin/experiments/demo_cofinetune.gin --output=m.png
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ def main(argv: Sequence[str]) -> None:
   os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
   pictures.mixture(
       _OUTPUT.value, batches, sources=loader.sources,
-      shares={row['source']: row['weight'] for row in rows if row['weight']}, processor=loader.processor,
+      shares={row['source']: row['weight'] for row in rows if row['weight']},
+      processor=loader.processor,
   )
   print(f'wrote {_OUTPUT.value}')
   loader.close()

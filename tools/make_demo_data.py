@@ -47,15 +47,15 @@ _PARAMETERS = 'parameters.json'
 
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs/demo/data', 'Where the data goes.')
 _NUM_EPISODES = flags.DEFINE_integer(
-    'num_episodes', 2600, 'Robot episodes to train on, of about eleven steps each.',
+    'num_episodes', 3000, 'Robot episodes to train on, of about eleven steps each.',
     lower_bound=1, upper_bound=_SEEDS_PER_RUN // 2)
 _NUM_IMAGES = flags.DEFINE_integer(
-    'num_images', 16_000,
+    'num_images', 20_000,
     f'Pictures with {QUESTIONS_PER_IMAGE} questions each to train on; a quarter as many more have '
     'a caption.',
     lower_bound=4, upper_bound=_SEEDS_PER_RUN)
 _NUM_CATEGORIES = flags.DEFINE_integer(
-    'num_categories', 8, 'Kinds of object; the robot sees half of them, the web side all.',
+    'num_categories', 16, 'Kinds of object; the robot sees half of them, the web side all.',
     lower_bound=6, upper_bound=len(objects.CATEGORIES))
 _IMAGE_SIZE = flags.DEFINE_integer(
     'image_size', 48, 'Height and width of pictures, in pixels.', lower_bound=16)
@@ -70,9 +70,9 @@ _OVERWRITE = flags.DEFINE_bool(
 class Parameters:
   """All that decides what is written; see the flags of the same names."""
 
-  num_episodes: int = 2600
-  num_images: int = 16_000
-  num_categories: int = 8
+  num_episodes: int = 3000
+  num_images: int = 20_000
+  num_categories: int = 16
   image_size: int = 48
   seed: int = 0
 

@@ -247,8 +247,8 @@ def _open(name: str, split: str) -> tuple[list[_Source], dict[str, str]]:
     del weights[task]
   if left_out and weights:
     logging.info(
-        'mixture %s, split %s: goes without %s, whose weight the others share; mixtures.txt says why',
-        name, split, ', '.join(left_out))
+        'mixture %s, split %s: goes without %s, whose weight the others share (mixtures.txt says '
+        'why)', name, split, ', '.join(left_out))
   if not weights:
     reasons = '; '.join(f'{task}: {reason}' for task, reason in left_out.items())
     raise ValueError(f'mixture {name} has no source left. {reasons}')

@@ -85,8 +85,8 @@ def vqa(
     targets: all answers that people gave to a question, or the ids of the only one.
     predictions: ids.
     processor: of the model.
-    consensus: VQAv2's rule: an answer is as right as min(1, people who gave it / 3), on average over
-      all choices of nine out of ten people. Otherwise any of the answers is right.
+    consensus: VQAv2's rule: an answer is as right as min(1, people who gave it / 3), on average
+      over all choices of nine out of ten people. Otherwise any of the answers is right.
     integer_tolerance: how far an integer (a coordinate) may be off.
   """
   words = processor.vocabulary.decode

@@ -146,10 +146,11 @@ class VqaExamples(_FileExamples):
     asked = _entries(questions, 'questions', ('question_id', 'image_id', 'question'))
     answered = _entries(annotations, 'annotations', ('question_id', 'multiple_choice_answer'))
     answers = {entry['question_id']: entry['multiple_choice_answer'] for entry in answered}
-    self._answers = {
-        f'{name} question {entry["question_id"]}': tuple(
-            each['answer'] for each in entry.get('answers', ())) or (entry['multiple_choice_answer'],)
-        for entry in answered}
+    self._answers = {}
+    for entry in answered:
+      everyone = tuple(each['answer'] for each in entry.get('answers', ()))
+      self._answers[f'{name} question {entry["question_id"]}'] = (
+          everyone or (entry['multiple_choice_answer'],))
     rows = []
     for entry in asked:
       number, question = entry['question_id'], entry['question'].strip()

@@ -27,7 +27,8 @@ class Assets:
     self._model.processor.save(directory)
     _write_json(directory, 'model.json', self._model.architecture())
     _write_json(directory, 'sources.json', {str(key): name for key, name in sources.items()})
-    _write_json(directory, 'versions.json', {name: importlib.metadata.version(name) for name in _PACKAGES})
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    _write_json(directory, 'versions.json', versions)
     with open(os.path.join(directory, 'config.gin'), 'w', encoding='utf-8') as file:
       file.write(gin_files.resolved())
 

@@ -1,11 +1,11 @@
 """Evaluation during training: losses on held-out data, and answers judged by a task's metrics.
 
 An evaluator is called as evaluator(model, params, partitioner) and returns {task: {metric: value}};
-`train` writes that to MODEL_DIR/<name of the evaluator>/<task>.
+`train` writes that to MODEL_DIR/<name of the evaluator>/<task>. Evaluators open their data when they
+are made, so that missing data end a run at its start.
 """
 
 from collections.abc import Callable, Mapping
-import functools
 from typing import Any
 
 import jax
@@ -23,11 +23,11 @@ class TrainingEval:
 
   def __init__(self, data: Callable[[], Any], num_batches: int):
     """Reads the first `num_batches` batches of the loader that `data` opens, each time the same."""
-    self._open, self._num_batches = functools.cache(data), num_batches
+    self._data, self._num_batches = data(), num_batches
     self._eval_step = None
 
   def __call__(self, model: Any, params: Any, partitioner: partitioning.Partitioner) -> Results:
-    data = self._open()
+    data = self._data
     data.seek(0)
     if self._eval_step is None:
       self._eval_step = jax.jit(step_lib.make_eval_step(model, sources=data.sources))
@@ -47,9 +47,9 @@ class TrainingEval:
 class InferenceEval:
   """Answers, decoded and judged by the tasks' own metric functions (T5X's infer_eval)."""
 
-  def __init__(self, evaluator: Any):
-    """`evaluator` has evaluate(predict) -> Results, where predict(batch) -> tokens [B, T]."""
-    self._evaluator = evaluator
+  def __init__(self, evaluator: Callable[[], Any]):
+    """`evaluator` makes what has evaluate(predict) -> Results; predict(batch) -> tokens [B, T]."""
+    self._evaluator = evaluator()
     self._predict = None
 
   def __call__(self, model: Any, params: Any, partitioner: partitioning.Partitioner) -> Results:

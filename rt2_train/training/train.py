@@ -42,7 +42,7 @@ def train(
     checkpoint_period: int,
     log_period: int = 100,
     eval_period: int = 0,
-    evaluators: Mapping[str, Callable[..., Any]] = types.MappingProxyType({}),
+    evaluators: Mapping[str, Callable[[], Any]] = types.MappingProxyType({}),
     initial_checkpoint_path: str | None = None,
     partitioner: partitioning.Partitioner | None = None,
     random_seed: int = 0,
@@ -72,7 +72,8 @@ def train(
     log_period: steps between log lines; checkpoints log too, so that a resumed run averages over
       the same steps.
     eval_period: steps between evaluations; 0 never evaluates.
-    evaluators: name -> evaluator, see rt2_train.training.evaluators.
+    evaluators: name -> what makes an evaluator, see rt2_train.training.evaluators; none is made if
+      eval_period is 0.
     initial_checkpoint_path: run or checkpoint directory whose parameters a new run starts from.
     partitioner: by default all devices as data parallel.
     random_seed: of initial parameters and dropout.
@@ -93,6 +94,7 @@ def train(
   started = time.perf_counter()
   _check_steps(train_steps=train_steps, checkpoint_period=checkpoint_period, log_period=log_period)
   _check_evaluation(checkpoint_period, eval_period, evaluators, keep_best_metric)
+  evaluators = {name: make() for name, make in evaluators.items() if eval_period}
   if model.optimizer_def is None:
     raise ValueError('train: the model has no optimizer_def; bind one in its gin file')
   is_main = jax.process_index() == 0

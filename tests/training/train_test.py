@@ -185,8 +185,8 @@ def test_evaluators_run_at_their_period_and_the_best_checkpoint_stays(tiny, tmp_
       return {'robot': {'score': next(self.scores)}}
 
   judge = {
-      'training_eval': evaluators.TrainingEval(tiny.Loader, num_batches=2),
-      'inference_eval': evaluators.InferenceEval(Judge()),
+      'training_eval': lambda: evaluators.TrainingEval(tiny.Loader, num_batches=2),
+      'inference_eval': lambda: evaluators.InferenceEval(Judge),
   }
   tiny.run(
       tmp_path, train_steps=5, checkpoint_period=1, eval_period=1, evaluators=judge, keep=1,

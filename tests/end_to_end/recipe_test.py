@@ -1,0 +1,116 @@
+"""The README's commands, small: make data, train, resume, evaluate, infer, act; and wrong input."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SMALL = [
+    '--gin.BATCH_SIZE=8', '--gin.CHECKPOINT_PERIOD=4', '--gin.EVAL_PERIOD=4',
+    '--gin.EVAL_EXAMPLES=16', '--gin.EVAL_STEPS=1', '--gin.train.log_period=2',
+]  # pyformat: disable
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  """A directory to run in; gin files are found through the search path."""
+  path = tmp_path_factory.mktemp('home')
+  done = run(
+      path, 'tools.make_demo_data', '--output_dir=runs/demo/data', '--num_episodes=40',
+      '--num_images=64',
+  )  # pyformat: disable
+  assert done.returncode == 0, done.stderr
+  return path
+
+
+def run(home: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
+  environment = {
+      **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled'),
+  }  # pyformat: disable
+  return subprocess.run(
+      [sys.executable, '-m', *command], cwd=home, env=environment, capture_output=True, text=True,
+      check=False,
+  )
+
+
+def main(home: pathlib.Path, mode: str, *arguments: str) -> subprocess.CompletedProcess:
+  return run(home, 'rt2_train.main', f'--run_mode={mode}', f'--gin_search_paths={ROOT}', *arguments)
+
+
+def train(home: pathlib.Path, experiment: str, *arguments: str) -> subprocess.CompletedProcess:
+  return main(home, 'train', f'--gin_file=gin/experiments/{experiment}.gin', *SMALL, *arguments)
+
+
+def metrics(home: pathlib.Path, name: str) -> list[dict]:
+  return [json.loads(line) for line in (home / name).read_text().splitlines()]
+
+
+def evaluation(mode: str, output: str) -> list[str]:
+  return [
+      mode, '--gin_file=gin/data/demo.gin', f'--gin_file=gin/runs/{mode}.gin',
+      "--gin.CHECKPOINT_PATH='runs/demo/cofinetune'", "--gin.MIXTURE_OR_TASK_NAME='cofinetune'",
+      f"--gin.OUTPUT_PATH='{output}'", '--gin.BATCH_SIZE=16',
+  ]  # pyformat: disable
+
+
+def test_the_recipe_from_data_to_a_robot_that_moves(home):
+  done = train(home, 'demo_pretrain', '--gin.TRAIN_STEPS=4')
+  assert done.returncode == 0, done.stderr
+  done = train(home, 'demo_cofinetune', '--gin.TRAIN_STEPS=4')
+  assert done.returncode == 0, done.stderr
+  # The same command with more steps goes on where it stopped.
+  done = train(home, 'demo_cofinetune', '--gin.TRAIN_STEPS=6')
+  assert done.returncode == 0 and 'resuming' in done.stderr, done.stderr
+  run_dir = home / 'runs/demo/cofinetune'
+  lines = metrics(home, 'runs/demo/cofinetune/train-metrics.jsonl')
+  assert [line['step'] for line in lines] == [2, 4, 6]
+  assert {'loss/robot', 'loss/vqa', 'loss/captions'} <= set(lines[-1])
+  summary = json.loads((run_dir / 'summary.json').read_text())
+  assert summary['steps'] == 6 and summary['start_step'] == 4 and summary['finished']
+  for name in ('config.gin', 'model-info.txt', 'mixtures.txt', 'checkpoint_6/assets/model.json',
+               'checkpoint_6/assets/action_space.json', 'checkpoint_6/assets/config.gin'):
+    assert (run_dir / name).exists(), name
+
+  done = main(home, *evaluation('eval', 'out/offline.json'))
+  assert done.returncode == 0, done.stderr
+  offline = json.loads((home / 'out/offline.json').read_text())
+  # However little it has learnt, an action prompt is only ever answered with an action.
+  assert offline['robot']['valid'] == 1.0
+  assert 0 <= offline['vqa']['accuracy'] <= 1 and 'terminate/f1' in offline['robot']
+
+  done = main(home, *evaluation('infer', 'out/answers.jsonl'), '--gin.EVAL_EXAMPLES=4')
+  assert done.returncode == 0, done.stderr
+  answers = metrics(home, 'out/answers.jsonl')
+  assert {answer['source'] for answer in answers} == {'robot', 'vqa', 'captions'}
+  robot = next(answer for answer in answers if answer['source'] == 'robot')
+  assert len(robot['action']) == 8 and len(robot['prediction'].split()) == 8
+
+  done = run(
+      home, 'tools.closed_loop', '--checkpoint=runs/demo/cofinetune', '--output_dir=out/played',
+      '--num_episodes=3', '--suites=seen,unseen',
+  )  # pyformat: disable
+  assert done.returncode == 0 and 'seen' in done.stdout, done.stderr
+  assert len((home / 'out/played/episodes.jsonl').read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--gin.BATCH_SZIE=8'], 'did you mean BATCH_SIZE?'),
+        (["--gin.MIXTURE_OR_TASK_NAME='cofinetun'"], "did you mean 'cofinetune'?"),
+        (["--gin.mixtures.robot.source.data_dir='nowhere'"], 'nowhere'),
+        (["--gin.INITIAL_CHECKPOINT_PATH='nowhere'"], 'nowhere'),
+        (['--gin_file=nowhere.gin'], 'nowhere.gin'),
+    ],
+)
+def test_wrong_input_ends_in_one_clear_line_and_nothing_half_written(home, arguments, message):
+  done = train(home, 'demo_cofinetune', "--gin.MODEL_DIR='runs/wrong'", '--gin.TRAIN_STEPS=2',
+               "--gin.INITIAL_CHECKPOINT_PATH=None", *arguments)
+  assert done.returncode != 0
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith('rt2_train train: ') and message in last, done.stderr
+  assert not list((home / 'runs').glob('wrong/checkpoint_*'))

@@ -1,0 +1,229 @@
+"""Measures loader, training and decoding: python -m tools.benchmark [loader] [train] [decode]
+
+  loader  CPU time per 256x320 JPEG to 224x224 with the full RT-2 formatting, beside decoding and
+          resizing alone, and beside plain TFDS + tf.data; goal: at most 1.2 x the former
+  train   the demo's co-fine-tuning from random parameters: share of time spent waiting for data
+          (goal: below 2 %), steps per second, time to the first step (goal: below 30 s)
+  decode  what the grammar adds to decoding an action; goal: below 5 %
+
+What is compared is measured in turns, so that a busy computer slows all alike.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app
+from absl import flags
+import numpy as np
+import psutil
+
+# Each measurement imports what it needs itself: the time to the first step counts imports.
+
+_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Rounds of loader and decode.', lower_bound=1)
+_EXAMPLES = flags.DEFINE_integer(
+    'examples', 512, 'JPEGs per round of loader, in batches of 64.', lower_bound=1)
+_DATA_DIR = flags.DEFINE_string('data_dir', 'runs/demo/data', 'Demo data for train.')
+_STEPS = flags.DEFINE_integer('steps', 300, 'Steps of train.', lower_bound=10)
+_FLAGS = (_ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS)
+
+_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_DECODE_BATCH = 32
+# Tokens of a prompt, and of an action with its EOS.
+_INPUTS, _ACTION = 16, 9
+_VOCAB_SIZES = {'the tiny model': None, "the tiny model with PaLI-X's vocabulary": 250_112}
+
+
+def loader() -> None:
+  """Prints CPU time per example of our loader, of what it cannot do without, and of TFDS."""
+  from tools import benchmark_loader
+
+  kilobytes, times = benchmark_loader.measure(_EXAMPLES.value, _ROUNDS.value)
+  limit, ours, theirs = times
+  print(f'loader: 256x320 JPEGs of {kilobytes:.0f} kB (4:4:4) to 224x224; CPU time of all threads '
+        f'per example, median (range) of {_ROUNDS.value} rounds')
+  for name, values in times.items():
+    print(f'  {name:34} {_spread(values)} ms')
+  for other in (limit, theirs):
+    print(f'  {ours + " / " + other:34} {_ratio(times[ours], times[other])}')
+
+
+def train() -> None:
+  """Prints what a run of the demo's co-fine-tuning waits for."""
+  data_dir = os.path.abspath(_DATA_DIR.value)
+  if not os.path.exists(os.path.join(data_dir, 'vocabulary.model')):
+    raise FileNotFoundError(
+        f'{_DATA_DIR.value} holds no demo data; run bash launch/local.sh, or '
+        f'python -m tools.make_demo_data --output_dir={_DATA_DIR.value}')
+  import gin
+  import jax
+  from rt2_train import gin_files
+  from rt2_train.data import loader as loader_lib
+  from rt2_train.training import train as train_lib
+
+  # The demo's gin files name runs/demo/data, wherever they are run.
+  with tempfile.TemporaryDirectory() as home, contextlib.chdir(home):
+    os.makedirs('runs/demo/cofinetune')
+    os.symlink(data_dir, 'runs/demo/data')
+    gin_files.parse(
+        ['gin/experiments/demo_cofinetune.gin'],
+        [f'TRAIN_STEPS={_STEPS.value}', 'INITIAL_CHECKPOINT_PATH=None', 'EVAL_PERIOD=0'],
+        [str(_ROOT)])
+    with gin.config_scope('train'):
+      data = _TimedLoader(gin.get_configurable(loader_lib.Loader)())
+    summary = gin.get_configurable(train_lib.train)(train_data=lambda: data, progress=False)
+    data.close()
+  # Batches are asked for to learn shapes, and for steps 1, 2 and 3; the third is not begun before
+  # the metrics of the first are there.
+  first_step = data.asked[3] - psutil.Process().create_time()
+  devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  rate = summary['examples_per_second']
+  print(f'train: {summary["parameters"]:,} parameters, batch {summary["batch_size"]}, '
+        f'{summary["steps"]} steps on {devices}')
+  print(f'  waiting for data    {summary["data_wait_share"]:.2%} of the time')
+  print(f'  steps per second    {rate / summary["batch_size"]:.2f} ({rate:.0f} examples)')
+  print(f'  time to first step  {first_step:.1f} s from the start of the process, of which '
+        f'{summary["compile_seconds"]:.1f} s compiling the step')
+
+
+class _TimedLoader:
+  """A loader that notes when it is asked for a batch."""
+
+  def __init__(self, timed: Iterator):
+    self._timed = timed
+    self.asked: list[float] = []
+
+  def __getattr__(self, name: str):
+    return getattr(self._timed, name)
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    self.asked.append(time.time())
+    return next(self._timed)
+
+
+def decode() -> None:
+  """Prints the time to decode actions with and without the grammar, at two vocabulary sizes."""
+  import gin
+  import jax
+  from rt2_train.models import vision_language
+
+  gin.parse_config_file(str(_ROOT / 'gin/models/tiny.gin'))
+  tiny = gin.get_configurable(vision_language.VisionLanguage)()
+  print(f'decode: {_DECODE_BATCH} actions of {_ACTION} tokens on {jax.devices()[0].device_kind}; '
+        f'median (range) of {_ROUNDS.value} rounds')
+  for name, vocab_size in _VOCAB_SIZES.items():
+    config = dataclasses.replace(tiny.config, vocab_size=vocab_size or tiny.config.vocab_size)
+    programs = _decode_programs(tiny.clone(config=config))
+    calls = _calls(programs['free'])
+    times = {kind: [] for kind in programs}
+    for round_ in range(_ROUNDS.value):
+      # Neither is always the one that finds the caches warm.
+      for kind in sorted(programs, reverse=bool(round_ % 2)):
+        begin = time.perf_counter()
+        for _ in range(calls):
+          programs[kind]()
+        times[kind].append(1000 * (time.perf_counter() - begin) / calls)
+    print(f'  {name}, {config.vocab_size:,} ids')
+    for kind, values in times.items():
+      print(f'    {kind:18} {_spread(values)} ms')
+    print(f'    constrained / free {_ratio(times["constrained"], times["free"])}')
+
+
+def _decode_programs(module) -> dict[str, Callable[[], None]]:
+  """The compiled decode loop without and with a grammar; both write as many tokens."""
+  import jax
+  from rt2_train import grammar as grammar_lib
+  from rt2_train.models import decoding
+
+  rng = np.random.default_rng(0)
+  config, vit = module.config, module.vit_config
+  shape = (_DECODE_BATCH, 1, vit.image_height, vit.image_width, 3)
+  inputs = (
+      rng.integers(3, config.vocab_size, (_DECODE_BATCH, _INPUTS), np.int32),
+      rng.integers(0, 256, shape, np.uint8),
+      np.ones((_DECODE_BATCH, 1), np.int32),
+  )
+  # Two tokens say terminate and 256 each of the seven others, beside questions, as in training.
+  limits = {'eos': 1, 'pad': 0}
+  action = grammar_lib.slots([(3, 4), *[range(3, 259)] * 7], config.vocab_size, **limits)
+  question = grammar_lib.anything(config.vocab_size, **limits)
+  grammar, starts = grammar_lib.union({'question': question, 'action': action})
+  mask = decoding.GrammarMask(grammar.token_class_V, grammar.next_SxC, config.vocab_size)
+  start_B = np.full(_DECODE_BATCH, starts['action'], np.int32)
+  # No id is -1: without a grammar an answer would end at a token of its own choice.
+  settings = {
+      'free': {'eos_id': -1},
+      'constrained': {'eos_id': 1, 'mask': mask, 'start_B': start_B},
+  }
+  tokens, images, image_mask = inputs
+  target = np.zeros((_DECODE_BATCH, _ACTION), np.int32)
+  params = jax.jit(module.init)(jax.random.key(0), tokens, target, images, image_mask)['params']
+
+  def program(options) -> Callable[[], None]:
+    @jax.jit
+    def answer(params, *inputs):
+      next_logits, cache = decoding.network(module, params, *inputs, _ACTION)
+      return decoding.decode(
+          next_logits, cache, batch_size=_DECODE_BATCH, length=_ACTION, **options)
+
+    compiled = answer.lower(params, *inputs).compile()
+    return lambda: jax.block_until_ready(compiled(params, *inputs))
+
+  programs = {kind: program(options) for kind, options in settings.items()}
+  for run in programs.values():
+    run()
+  return programs
+
+
+def _calls(program: Callable[[], None]) -> int:
+  """How often to call what is too short to time."""
+  begin = time.perf_counter()
+  program()
+  return max(1, round(0.1 / (time.perf_counter() - begin)))
+
+
+def _spread(values: Sequence[float]) -> str:
+  return f'{statistics.median(values):8.3f} ({min(values):.3f} to {max(values):.3f})'
+
+
+def _ratio(ours: Sequence[float], others: Sequence[float]) -> str:
+  """Of the two times of each round."""
+  return _spread([one / other for one, other in zip(ours, others)])
+
+
+_MEASUREMENTS = {'loader': loader, 'train': train, 'decode': decode}
+
+
+def main(argv: Sequence[str]) -> None:
+  names = list(argv[1:]) or list(_MEASUREMENTS)
+  if unknown := set(names) - set(_MEASUREMENTS):
+    raise app.UsageError(f'unknown {sorted(unknown)}; there are {", ".join(_MEASUREMENTS)}')
+  given = [f'--{flag.name}={flag.value}' for flag in _FLAGS if flag.present]
+  if len(names) > 1:
+    # Each in a process of its own, free of the threads and programs of the one before.
+    command = [sys.executable, '-m', 'tools.benchmark']
+    failed = [name for name in names if subprocess.call([*command, name, *given])]
+    sys.exit(f'benchmark: {", ".join(failed)} failed' if failed else 0)
+  (name,) = names
+  # XLA's flags decide how many devices a CPU is.
+  settings = [key for key in ('XLA_FLAGS', 'NPROC') if key in os.environ]
+  environment = [f'{key}={shlex.quote(os.environ[key])}' for key in settings]
+  command = shlex.join(['python', '-m', 'tools.benchmark', name, *given])
+  print('$', *environment, command, flush=True)
+  try:
+    _MEASUREMENTS[name]()
+  except (ValueError, OSError) as error:
+    sys.exit(f'benchmark {name}: {error}')
+
+
+if __name__ == '__main__':
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  app.run(main)
