@@ -26,6 +26,7 @@ def source(
     splits: Mapping[str, str] | None = None,
     index_dir: str | None = None,
     on_bad: str | Mapping[str, str] = 'error',
+    max_bad_share: float = 0.001,
 ) -> tasks.Configured:
   """The dataset behind task `robot`.
 
@@ -35,7 +36,8 @@ def source(
     processor: of the model.
     splits: SeqIO split -> TFDS split; default: train -> train, validation -> val.
     index_dir: where the index is kept; default: beside the data.
-    on_bad: what broken records may do, see `rlds.RobotExamples`.
+    on_bad, max_bad_share: what broken data may do, see `faults.enforce`; for data of which some
+      episodes have no instruction, as BridgeData V2: {'empty instruction': 'skip'}.
 
   Raises:
     ValueError: `data_dir` or `processor` is not set.
@@ -52,7 +54,8 @@ def source(
   return tasks.Configured(
       splits={
           name: functools.partial(
-              rlds.RobotExamples, data_dir, split, processor, layout, index_dir, on_bad)
+              rlds.RobotExamples, data_dir, split, processor, layout, index_dir, on_bad,
+              max_bad_share)
           for name, split in splits.items()
       },
       processor=processor,

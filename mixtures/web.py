@@ -1,7 +1,8 @@
-"""Mixture `web`: image-text data as tasks `captions`, `coco_captions`, `vqa` and `vqa_records`.
+"""Mixture `web`: image-text data as the tasks of `SOURCES`, captions, questions and detection.
 
 Each is used when gin names its files, per split; those without files leave their weight to the
-others.
+others. What broken files and empty texts may do is `on_bad` and `max_bad_share` of each, see
+`faults.enforce`.
 
   import mixtures.web
   mixtures.web.vqa.questions = {'train': '/vqa/train_q.json', 'validation': '/vqa/val_q.json'}
@@ -35,12 +36,13 @@ def captions(
     lang: str = 'EN',
     index_dir: str | None = None,
     on_bad: str | Mapping[str, str] = 'error',
+    max_bad_share: float = 0.001,
 ) -> tasks.Configured:
   """Captions in TFRecords: split -> glob pattern. See `vision_language.CaptionRecords`."""
   return _configured(
       'captions', {'pattern': pattern}, processor, vision_language.CaptionRecords,
       image_key=image_key, caption_key=caption_key, lang_key=lang_key, lang=lang,
-      index_dir=index_dir, on_bad=on_bad)
+      index_dir=index_dir, on_bad=on_bad, max_bad_share=max_bad_share)
 
 
 @gin.configurable
@@ -50,11 +52,12 @@ def coco_captions(
     processor: Processor | None = None,
     lang: str = 'EN',
     on_bad: str | Mapping[str, str] = 'error',
+    max_bad_share: float = 0.001,
 ) -> tasks.Configured:
   """COCO captions: split -> JSON, split -> directory. See `vision_language.CocoCaptionExamples`."""
   return _configured(
       'coco_captions', {'annotations': annotations, 'image_dir': image_dir}, processor,
-      vision_language.CocoCaptionExamples, lang=lang, on_bad=on_bad)
+      vision_language.CocoCaptionExamples, lang=lang, on_bad=on_bad, max_bad_share=max_bad_share)
 
 
 @gin.configurable
@@ -65,11 +68,37 @@ def vqa(
     processor: Processor | None = None,
     lang: str = 'EN',
     on_bad: str | Mapping[str, str] = 'error',
+    max_bad_share: float = 0.001,
 ) -> tasks.Configured:
   """VQAv2: split -> JSON, JSON and path of an image. See `vision_language.VqaExamples`."""
   return _configured(
       'vqa', {'questions': questions, 'annotations': annotations, 'images': images}, processor,
-      vision_language.VqaExamples, lang=lang, on_bad=on_bad)
+      vision_language.VqaExamples, lang=lang, on_bad=on_bad, max_bad_share=max_bad_share)
+
+
+@gin.configurable
+def detection(
+    questions: PerSplit | None = None,
+    annotations: PerSplit | None = None,
+    images: PerSplit | None = None,
+    processor: Processor | None = None,
+    on_bad: str | Mapping[str, str] = 'error',
+    max_bad_share: float = 0.001,
+) -> tasks.Configured:
+  """Boxes as text, in VQAv2's files: split -> JSON, JSON and path of an image.
+
+  The question is the whole prompt ('detect cup', see `prompts.detect`), the answer PaLI's
+  'y0 x0 y1 x1 name' (`prompts.detection_target`).
+  """
+  return _configured(
+      'detection', {'questions': questions, 'annotations': annotations, 'images': images},
+      processor, vision_language.VqaExamples, name='detection', prompt=_whole_prompt,
+      on_bad=on_bad, max_bad_share=max_bad_share)
+
+
+def _whole_prompt(question: str, lang: str) -> str:
+  del lang  # A detection prompt has none.
+  return question
 
 
 @gin.configurable
@@ -83,21 +112,24 @@ def vqa_records(
     lang: str = 'EN',
     index_dir: str | None = None,
     on_bad: str | Mapping[str, str] = 'error',
+    max_bad_share: float = 0.001,
 ) -> tasks.Configured:
   """Questions in TFRecords: split -> glob pattern. See `vision_language.VqaRecords`."""
   return _configured(
       'vqa_records', {'pattern': pattern}, processor, vision_language.VqaRecords,
       image_key=image_key, question_key=question_key, answer_key=answer_key, lang_key=lang_key,
-      lang=lang, index_dir=index_dir, on_bad=on_bad)
+      lang=lang, index_dir=index_dir, on_bad=on_bad, max_bad_share=max_bad_share)
 
 
 @gin.configurable
 def rates(
-    captions: float = 1.0, coco_captions: float = 1.0, vqa: float = 1.0, vqa_records: float = 1.0
+    captions: float = 1.0, coco_captions: float = 1.0, vqa: float = 1.0, vqa_records: float = 1.0,
+    detection: float = 1.0,
 ) -> dict[str, float]:
   """Relative weights of the web sources."""
   return {
-      'captions': captions, 'coco_captions': coco_captions, 'vqa': vqa, 'vqa_records': vqa_records}
+      'captions': captions, 'coco_captions': coco_captions, 'vqa': vqa, 'vqa_records': vqa_records,
+      'detection': detection}
 
 
 def share(task: seqio.Task) -> float:
@@ -111,7 +143,7 @@ def share(task: seqio.Task) -> float:
 
 
 def _configured(
-    name: str, paths: Mapping[str, PerSplit | None], processor: Processor | None, dataset: Callable,
+    task: str, paths: Mapping[str, PerSplit | None], processor: Processor | None, dataset: Callable,
     **options) -> tasks.Configured:
   """One dataset per split that all of `paths` name; none at all if nothing is set."""
   if not any(paths.values()):
@@ -119,12 +151,12 @@ def _configured(
   missing = [key for key, value in {**paths, 'processor': processor}.items() if not value]
   if missing:
     raise ValueError(
-        f'task {name} is half configured; add to the gin file: mixtures.web.{name}.{missing[0]}')
+        f'task {task} is half configured; add to the gin file: mixtures.web.{task}.{missing[0]}')
   splits = sorted(set().union(*paths.values()))
   for key, per_split in paths.items():
     if absent := [split for split in splits if split not in per_split]:
       raise ValueError(
-          f'task {name}: split {absent[0]!r} is not in mixtures.web.{name}.{key}, but in another '
+          f'task {task}: split {absent[0]!r} is not in mixtures.web.{task}.{key}, but in another '
           'parameter; name it in all or in none')
   return tasks.Configured(
       splits={
@@ -155,12 +187,12 @@ def _all_answers(ids: Sequence[int], example: Mapping | None = None, is_target: 
 
 
 SOURCES = {'captions': captions, 'coco_captions': coco_captions, 'vqa': vqa,
-           'vqa_records': vqa_records}
+           'vqa_records': vqa_records, 'detection': detection}
 # The parameter that switches a source on.
 _FIRST = {'captions': 'pattern', 'coco_captions': 'annotations', 'vqa': 'questions',
-          'vqa_records': 'pattern'}
+          'vqa_records': 'pattern', 'detection': 'questions'}
 # A caption has many right wordings; only answers to questions are marked right or wrong.
-_ANSWERED = ('vqa', 'vqa_records')
+_ANSWERED = ('vqa', 'vqa_records', 'detection')
 
 for _name, _source in SOURCES.items():
   tasks.add_task(

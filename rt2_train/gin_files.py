@@ -41,7 +41,9 @@ def parse(
     paths = ','.join(search_paths)
     raise ValueError(f'gin: {message(error)} (--gin_search_paths={paths})') from error
   except Exception as error:  # gin raises classes of its own, made on the spot.
-    raise ValueError(f'gin: {" ".join(str(error).split())}') from error
+    # What follows is the whole configuration, in one line.
+    text = ' '.join(str(error).split()).split(' in config string:')[0]
+    raise ValueError(f'gin: {text.replace("/gin.macro", "")}') from error
   finally:
     root.removeFilter(quiet)
   texts = [_read(name, search_paths) for name in _file_names(parsed)]
@@ -55,8 +57,8 @@ def resolved() -> str:
 
 def message(error: BaseException) -> str:
   """One line that says what was wrong, without the call stack gin appends to it."""
-  text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-  return ' '.join(text.split('\n  In call to configurable')[0].split()) or type(error).__name__
+  text = str(error).split('\n  In call to configurable')[0]
+  return ' '.join(text.split()) or type(error).__name__
 
 
 def _check_macros(texts: Sequence[str]) -> None:

@@ -195,20 +195,6 @@ class Augmentation:
     ).reshape(images_nxHxWx3.shape)
 
 
-def augment(
-    images: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    crop: float,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-) -> np.ndarray:
-  """One `Augmentation` of uint8 [n, H, W, 3]; see its attributes."""
-  return Augmentation(crop, brightness, contrast, saturation, hue)(images, rng)
-
-
 def _colour_matrix(
     *, shift: float, contrast: float, saturation: float, turn: float, grey: float) -> np.ndarray:
   """[3, 4] that maps RGB and 1 to RGB: contrast about `grey`, shift, saturation, hue."""

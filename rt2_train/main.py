@@ -31,6 +31,8 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 )
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where in the code an error was found.')
 
+_INTERRUPTED = 75  # EX_TEMPFAIL: the run was saved and goes on when it is started again.
+
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     parse_gin()
     _RUN[_RUN_MODE.value]()
   # Bad input ends in one clear line; what is no input error keeps its traceback.
-  except (ValueError, OSError, KeyError) as error:
+  except (ValueError, OSError) as error:
     if _TRACEBACK.value:
       raise
     sys.exit(f'rt2_train {_RUN_MODE.value}: {gin_files.message(error)} (--traceback shows where)')
@@ -54,11 +56,10 @@ def parse_gin() -> None:
 def _train() -> None:
   from rt2_train.training import train
 
-  model_dir = gin.query_parameter('%MODEL_DIR')
-  os.makedirs(model_dir, exist_ok=True)
-  with open(os.path.join(model_dir, 'config.gin'), 'w', encoding='utf-8') as file:
-    file.write(gin_files.resolved())
-  gin.get_configurable(train.train)()
+  summary = gin.get_configurable(train.train)()
+  if not summary['finished']:
+    # Preempted: whoever started this run should start it again.
+    sys.exit(_INTERRUPTED)
 
 
 def _eval() -> None:

@@ -159,15 +159,16 @@ def test_all_frames_of_an_example_change_alike():
 def test_augmentation_that_is_switched_off_changes_nothing():
   frames = picture()[None]
   off = dict(crop=1, brightness=0, contrast=0, saturation=0, hue=0)
-  assert np.array_equal(images.augment(frames, np.random.default_rng(0), **off), frames)
+  assert np.array_equal(images.Augmentation(**off)(frames, np.random.default_rng(0)), frames)
 
 
 def test_one_setting_does_not_shift_the_draws_of_another():
   frames = picture()[None]
   off = dict(crop=1, brightness=0, contrast=0, saturation=0, hue=0)
-  hue_only = images.augment(frames, np.random.default_rng(5), **{**off, 'hue': 0.1})
+  hue_only = images.Augmentation(**{**off, 'hue': 0.1})(frames, np.random.default_rng(5))
   # So small a crop is no crop, but it is switched on.
-  both = images.augment(frames, np.random.default_rng(5), **{**off, 'hue': 0.1, 'crop': 0.999999})
+  both = images.Augmentation(**{**off, 'hue': 0.1, 'crop': 0.999999})(
+      frames, np.random.default_rng(5))
   assert np.array_equal(hue_only, both)
 
 
@@ -175,14 +176,14 @@ def test_a_grey_picture_stays_grey_under_saturation_and_hue():
   grey = np.repeat(picture()[..., :1], 3, -1)[None]
   colour_only = dict(crop=1, brightness=0, contrast=0, saturation=1, hue=0.5)
   for seed in range(5):
-    out = images.augment(grey, np.random.default_rng(seed), **colour_only).astype(int)
+    out = images.Augmentation(**colour_only)(grey, np.random.default_rng(seed)).astype(int)
     assert np.abs(out - grey).max() <= 1
 
 
 def test_brightness_moves_every_pixel_by_the_same_step():
   frames = np.full((1, 8, 8, 3), 128, np.uint8)
   only = dict(crop=1, brightness=0.2, contrast=0, saturation=0, hue=0)
-  steps = {int(images.augment(frames, np.random.default_rng(s), **only)[0, 0, 0, 0]) - 128
+  steps = {int(images.Augmentation(**only)(frames, np.random.default_rng(s))[0, 0, 0, 0]) - 128
            for s in range(20)}
   assert len(steps) > 10 and min(steps) >= -51 and max(steps) <= 51
 
@@ -191,7 +192,8 @@ def test_a_crop_moves_an_edge_but_keeps_the_frame():
   image = np.zeros((1, 100, 100, 3), np.uint8)
   image[:, :, 50:] = 255
   only = dict(crop=0.8, brightness=0, contrast=0, saturation=0, hue=0)
-  edges = {int((images.augment(image, np.random.default_rng(s), **only)[0, 50, :, 0] < 128).sum())
+  crop = images.Augmentation(**only)
+  edges = {int((crop(image, np.random.default_rng(s))[0, 50, :, 0] < 128).sum())
            for s in range(20)}
   assert len(edges) > 5 and min(edges) >= 35 and max(edges) <= 65
 

@@ -39,6 +39,7 @@ _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _DECODE_BATCH = 32
 # Tokens of a prompt, and of an action with its EOS.
 _INPUTS, _ACTION = 16, 9
+_IMAGE_SIZE = 24  # of the demo
 _VOCAB_SIZES = {'the tiny model': None, "the tiny model with PaLI-X's vocabulary": 250_112}
 
 
@@ -115,7 +116,8 @@ def decode() -> None:
   import jax
   from rt2_train.models import vision_language
 
-  gin.parse_config_file(str(_ROOT / 'gin/models/tiny.gin'))
+  gin.parse_config_files_and_bindings(
+      [str(_ROOT / 'gin/models/tiny.gin')], [f'IMAGE_SIZE = {_IMAGE_SIZE}', 'VOCAB_SIZE = 1408'])
   tiny = gin.get_configurable(vision_language.VisionLanguage)()
   print(f'decode: {_DECODE_BATCH} actions of {_ACTION} tokens on {jax.devices()[0].device_kind}; '
         f'median (range) of {_ROUNDS.value} rounds')
@@ -124,9 +126,9 @@ def decode() -> None:
     programs = _decode_programs(tiny.clone(config=config))
     calls = _calls(programs['free'])
     times = {kind: [] for kind in programs}
-    for round_ in range(_ROUNDS.value):
+    for number in range(_ROUNDS.value):
       # Neither is always the one that finds the caches warm.
-      for kind in sorted(programs, reverse=bool(round_ % 2)):
+      for kind in sorted(programs, reverse=bool(number % 2)):
         begin = time.perf_counter()
         for _ in range(calls):
           programs[kind]()
@@ -163,9 +165,10 @@ def _decode_programs(module) -> dict[str, Callable[[], None]]:
       'free': {'eos_id': -1},
       'constrained': {'eos_id': 1, 'mask': mask, 'start_B': start_B},
   }
-  tokens, images, image_mask = inputs
+  tokens, *frames = inputs
   target = np.zeros((_DECODE_BATCH, _ACTION), np.int32)
-  params = jax.jit(module.init)(jax.random.key(0), tokens, target, images, image_mask)['params']
+  params = jax.jit(lambda key: module.init(key, tokens, target, *frames)['params'])(
+      jax.random.key(0))
 
   def program(options) -> Callable[[], None]:
     @jax.jit

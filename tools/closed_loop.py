@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+import sys
 
 from absl import app
 from absl import flags
@@ -25,21 +26,25 @@ _NUM_EPISODES = flags.DEFINE_integer(
 _SPLIT = flags.DEFINE_enum(
     'split', 'test', ['test', 'dev'], 'Seeds: dev for tuning, test for reporting.')
 _NUM_CATEGORIES = flags.DEFINE_integer(
-    'num_categories', 16, 'Categories in play, as in the data.', lower_bound=6)
+    'num_categories', 16, 'Categories in play, as in the data: see its parameters.json.',
+    lower_bound=6)
 _SKILL = flags.DEFINE_enum('skill', 'pick', sorted(tabletop.SKILLS), 'What to do.')
 
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  policy = policy_lib.Policy.load(_CHECKPOINT.value)
-  played = []
-  for suite in suites.demo(
-      _NUM_EPISODES.value, _SPLIT.value, _SUITES.value,
-      num_categories=_NUM_CATEGORIES.value, skill=_SKILL.value,
-  ):
-    played += closed_loop.play(policy, suite, tabletop.Tabletop)
-  episodes_lib.save(_OUTPUT_DIR.value, played)
+  try:
+    tried = suites.demo(
+        _NUM_EPISODES.value, _SPLIT.value, _SUITES.value,
+        num_categories=_NUM_CATEGORIES.value, skill=_SKILL.value,
+    )  # pyformat: disable
+    policy = policy_lib.Policy.load(_CHECKPOINT.value)
+    played = [episode for suite in tried
+              for episode in closed_loop.play(policy, suite, tabletop.Tabletop)]
+    episodes_lib.save(_OUTPUT_DIR.value, played)
+  except (ValueError, OSError) as error:
+    sys.exit(f'closed_loop: {error}')
   for name, episodes in episodes_lib.by_suite(played).items():
     rates = episodes_lib.summarize(episodes)
     measures = '  '.join(f'{measure} {rates[measure]:.3f}' for measure in episodes_lib.MEASURES)

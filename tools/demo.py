@@ -1,7 +1,7 @@
 """The whole recipe at a size for a laptop: data, VLM, co-fine-tuning, evaluation, pictures.
 
 Each phase is one command of this project, printed before it runs, so that it can be run alone.
-A phase that was finished before is not run again; an interrupted one is resumed.
+Training that was interrupted goes on where it stopped; what is made already is kept.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,15 @@ from rt2_train.evaluation import report
 _ABLATION = flags.DEFINE_bool(
     'ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
 _NUM_EPISODES = flags.DEFINE_integer('num_episodes', 200, 'Closed-loop episodes per suite.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the training runs.')
 
 # The demo's gin files name the same place.
 _RUN_DIR = pathlib.Path('runs/demo')
 # The VLM has learnt the world when it answers this share of held-out questions; fine-tuning one
 # that has not wastes the rest of the recipe.
 _VLM_ACCURACY = 0.90
-_VLM_STEPS = (3500, 5000, 6500)
+# What phases that all runs stand on are accounted to.
+_SHARED = 'all'
+_VLM_STEPS = (3000, 4500, 6000)
 
 
 class Recipe:
@@ -42,36 +43,39 @@ class Recipe:
 
   def __init__(self):
     self._account = _RUN_DIR / 'phases.json'
-    self.phases = json.loads(self._account.read_text()) if self._account.exists() else {}
+    self._phases = json.loads(self._account.read_text()) if self._account.exists() else {}
 
-  def run(self, name: str, *command: str) -> None:
-    """Runs `python -m command...`; the time of attempts that were interrupted is kept and added."""
-    print(f'\n== {name}\n$ python -m {shlex.join(command)}', flush=True)
+  def run(self, phase: str, run: str, *command: str) -> None:
+    """Runs `python -m command...` for the run of that name, and accounts for it.
+
+    What an interrupted attempt took is added; what is done once more counts once.
+    """
+    print(f'\n== {phase}\n$ python -m {shlex.join(command)}', flush=True)
     start = time.time()
     process = subprocess.Popen([sys.executable, '-m', *command], env=_environment())
     peak_gib = _watch_memory(process)
     status = process.wait()
-    before = self.phases.get(name, {'seconds': 0.0, 'peak_rss_gib': 0.0, 'finished': False})
     seconds = time.time() - start
-    self.phases[name] = {
-        # A phase that had finished has nothing left to do, or does the same once more.
+    before = self._phases.get(phase, {'seconds': 0.0, 'peak_rss_gib': 0.0, 'finished': False})
+    self._phases[phase] = {
+        'run': run,
         'seconds': (max if before['finished'] else operator.add)(before['seconds'], seconds),
         'peak_rss_gib': max(before['peak_rss_gib'], peak_gib[0]),
         'finished': not status,
     }
-    self._account.write_text(json.dumps(self.phases, indent=2))
+    self._account.write_text(json.dumps(self._phases, indent=2))
     if status:
       sys.exit(
-          f'demo: phase "{name}" failed with status {status}; mend what it names and run the same '
+          f'demo: phase "{phase}" failed with status {status}; mend what it names and run the same '
           'command again')
 
-  @property
-  def wall_seconds(self) -> float:
-    return sum(phase['seconds'] for phase in self.phases.values())
-
-  @property
-  def peak_rss_gib(self) -> float:
-    return max(phase['peak_rss_gib'] for phase in self.phases.values())
+  def cost(self, run: str) -> dict[str, float]:
+    """Time and memory of a run, with the data and the VLM it stands on."""
+    phases = [phase for phase in self._phases.values() if phase['run'] in (_SHARED, run)]
+    return {
+        'wall_seconds': sum(phase['seconds'] for phase in phases),
+        'peak_rss_gib': max(phase['peak_rss_gib'] for phase in phases),
+    }
 
 
 def _environment() -> dict[str, str]:
@@ -117,12 +121,12 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   _RUN_DIR.mkdir(parents=True, exist_ok=True)
   recipe = Recipe()
-  recipe.run('demo data', 'tools.make_demo_data', f'--output_dir={_RUN_DIR}/data')
+  recipe.run('demo data', _SHARED, 'tools.make_demo_data', f'--output_dir={_RUN_DIR}/data')
   before = _pretrain(recipe)
   names = [*(('from_scratch', 'finetune') if _ABLATION.value else ()), 'cofinetune']
   # Co-fine-tuning comes first: its table is what most people wait for.
   for name in reversed(names):
-    recipe.run(f'train {name}', *_training(name))
+    recipe.run(f'train {name}', name, *_training(name))
     _evaluate(recipe, name, None if name == 'from_scratch' else before)
     if name == 'cofinetune':
       _report(recipe)
@@ -131,26 +135,31 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _training(name: str, *bindings: str) -> list[str]:
-  return ['rt2_train.main', '--run_mode=train', f'--gin_file=gin/experiments/demo_{name}.gin',
-          f'--gin.RANDOM_SEED={_SEED.value}', *bindings]
+  experiment = f'gin/experiments/demo_{name}.gin'
+  return ['rt2_train.main', '--run_mode=train', f'--gin_file={experiment}', *bindings]
 
 
 def _pretrain(recipe: Recipe) -> float:
   """Trains the VLM until it answers held-out questions; returns the share it answers."""
   for steps in _VLM_STEPS:
-    recipe.run('train the VLM', *_training('pretrain', f'--gin.TRAIN_STEPS={steps}'))
-    accuracy = _offline(recipe, 'pretrain', 'web')['vqa']['accuracy']
+    recipe.run(
+        f'train the VLM to step {steps}', _SHARED,
+        *_training('pretrain', f'--gin.TRAIN_STEPS={steps}'),
+    )  # pyformat: disable
+    accuracy = _offline(recipe, 'pretrain', 'web', _SHARED)['vqa']['accuracy']
     if accuracy >= _VLM_ACCURACY:
       return accuracy
     print(f'demo: the VLM answers {accuracy:.2f} of held-out questions; {_VLM_ACCURACY} are wanted')
-  sys.exit(f'demo: the VLM has not learnt its world in {steps} steps; try another --seed')
+  sys.exit(
+      f'demo: the VLM has not learnt its world in {steps} steps; remove {_RUN_DIR}/pretrain and '
+      'try another RANDOM_SEED in gin/experiments/demo_pretrain.gin')
 
 
-def _offline(recipe: Recipe, name: str, mixture: str) -> dict[str, dict[str, float]]:
+def _offline(recipe: Recipe, name: str, mixture: str, run: str) -> dict[str, dict[str, float]]:
   """Metrics of the checkpoint of run `name` on the held-out part of `mixture`."""
   output = _RUN_DIR / name / 'offline.json'
   recipe.run(
-      f'evaluate {name} on held-out data', 'rt2_train.main', '--run_mode=eval',
+      f'evaluate {name} on held-out data', run, 'rt2_train.main', '--run_mode=eval',
       '--gin_file=gin/data/demo.gin', '--gin_file=gin/runs/eval.gin',
       f"--gin.CHECKPOINT_PATH='{_RUN_DIR / name}'", f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
       f"--gin.OUTPUT_PATH='{output}'",
@@ -160,26 +169,27 @@ def _offline(recipe: Recipe, name: str, mixture: str) -> dict[str, dict[str, flo
 
 def _evaluate(recipe: Recipe, name: str, accuracy_before: float | None) -> None:
   """Evaluates run `name` offline and in closed loop, and writes its summary."""
-  offline = _offline(recipe, name, 'cofinetune')
+  offline = _offline(recipe, name, 'cofinetune', name)
   played = _RUN_DIR / name / 'closed_loop'
+  categories = json.loads((_RUN_DIR / 'data/parameters.json').read_text())['num_categories']
   recipe.run(
-      f'let {name} act', 'tools.closed_loop', f'--checkpoint={_RUN_DIR / name}',
+      f'let {name} act', name, 'tools.closed_loop', f'--checkpoint={_RUN_DIR / name}',
       f'--output_dir={played}', f'--num_episodes={_NUM_EPISODES.value}',
+      f'--num_categories={categories}',
   )  # pyformat: disable
   report.write_summary(
       _RUN_DIR / name / 'evaluation',
       episodes=episodes_lib.load(played),
       web={'accuracy_before': accuracy_before, 'accuracy_after': offline['vqa']['accuracy']},
       offline=offline,
-      wall_seconds=recipe.wall_seconds,
-      peak_rss_gib=recipe.peak_rss_gib,
+      **recipe.cost(name),
   )
 
 
 def _report(recipe: Recipe) -> None:
   """The demo's own summary, table and pictures."""
   recipe.run(
-      'look at the batches', 'tools.inspect_mixture',
+      'look at the batches', 'cofinetune', 'tools.inspect_mixture',
       '--gin_file=gin/experiments/demo_cofinetune.gin', f'--output={_RUN_DIR}/mixture.png',
   )  # pyformat: disable
   runs = {'VLM, web data': 'pretrain', 'co-fine-tuning, robot and web data': 'cofinetune'}
@@ -187,7 +197,7 @@ def _report(recipe: Recipe) -> None:
   played = episodes_lib.load(_RUN_DIR / 'cofinetune/closed_loop')
   pictures.rollouts(_RUN_DIR / 'rollouts.png', played)
   summary = report.read_summary(_RUN_DIR / 'cofinetune/evaluation')
-  summary |= {'wall_seconds': recipe.wall_seconds, 'peak_rss_gib': recipe.peak_rss_gib}
+  summary |= recipe.cost('cofinetune')
   report.write_json(_RUN_DIR / report.SUMMARY, summary)
   print('\n' + report.table('RT-2 in miniature, co-fine-tuned', summary))
   print(f'\nsummary.json, curves.png, rollouts.png and mixture.png are in {_RUN_DIR}/')

@@ -49,7 +49,7 @@ class EpisodeReader:
     broken = {}
     instructions = self._instructions(record, columns, broken)
     action_TxD, stop_T = self._actions(columns, last_T, broken)
-    left_out = self._left_out(columns, action_TxD, last_T, instructions)
+    left_out = self._left_out(columns, action_TxD, last_T)
     spans_TxCx2 = np.stack([columns[key] for key in layout.images], 1)
     kept = []
     for step in range(num_steps):
@@ -71,17 +71,20 @@ class EpisodeReader:
     )
 
   def _instructions(self, record: bytes, columns, broken: dict) -> list[str]:
-    """The instruction of each step, '' where there is none."""
+    """The instruction of each step, '' where there is none that can be read."""
     column = columns[self._layout.instruction]
-    if self._layout.text == 'code_points':
-      return [_from_code_points(points, step, broken) for step, points in enumerate(column)]
+    code_points = self._layout.text == 'code_points'
     texts = []
-    for step, (start, stop) in enumerate(column):
+    for step, value in enumerate(column):
+      text = ''
       try:
-        texts.append(record[start:stop].decode().strip())
-      except UnicodeDecodeError as e:
-        broken[step] = faults.Fault('bad text', f'the instruction is not UTF-8 ({e})', step)
-        texts.append('?')
+        text = (_from_code_points(value) if code_points else _from_utf8(record, *value)).strip()
+      except ValueError as e:
+        broken[step] = faults.Fault('bad text', str(e), step)
+      else:
+        if not text:
+          broken[step] = faults.Fault('empty instruction', 'the instruction is empty', step)
+      texts.append(text)
     return texts
 
   def _actions(self, columns, last_T, broken: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +130,7 @@ class EpisodeReader:
       broken[step] = faults.Fault('bad action', said, int(step))
     return column.argmax(1) == _STOP
 
-  def _left_out(self, columns, action_TxD, last_T, instructions) -> dict[int, str]:
+  def _left_out(self, columns, action_TxD, last_T) -> dict[int, str]:
     """Step to the reason why it is no example."""
     layout = self._layout
     left_out = {}
@@ -141,9 +144,6 @@ class EpisodeReader:
       moving = [i for i, name in enumerate(names) if name not in ('terminate', 'gripper')]
       if not action_TxD[0, moving].any():
         left_out[0] = 'first step does not move'
-    for step, instruction in enumerate(instructions):
-      if not instruction:
-        left_out[step] = 'empty instruction'
     return left_out
 
   def _broken_image(self, record: bytes, spans_Cx2, step: int) -> dict[int, faults.Fault]:
@@ -190,11 +190,17 @@ def _is_last(columns: Mapping[str, np.ndarray], num_steps: int) -> np.ndarray:
   return position_T == num_steps - 1
 
 
-def _from_code_points(points: np.ndarray, step: int, broken: dict) -> str:
+def _from_utf8(record: bytes, start: int, stop: int) -> str:
+  try:
+    return record[start:stop].decode()
+  except UnicodeDecodeError as e:
+    raise ValueError(f'the instruction is not UTF-8 ({e})') from e
+
+
+def _from_code_points(points: np.ndarray) -> str:
   """Text from zero-padded Unicode code points."""
   ends = np.flatnonzero(points == 0)
   try:
-    return ''.join(map(chr, points[:ends[0] if len(ends) else None].tolist())).strip()
-  except (ValueError, OverflowError):
-    broken[step] = faults.Fault('bad text', 'the instruction is not Unicode code points', step)
-    return '?'
+    return ''.join(map(chr, points[:ends[0] if len(ends) else None].tolist()))
+  except (ValueError, OverflowError) as e:
+    raise ValueError('the instruction is not Unicode code points') from e

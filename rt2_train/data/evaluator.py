@@ -25,6 +25,7 @@ class Evaluator:
 
   Attributes:
     tasks: the tasks that have the split.
+    processor: what their examples are made with.
   """
 
   def __init__(
@@ -59,7 +60,7 @@ class Evaluator:
       raise ValueError(f'no task of {mixture_or_task_name} has split {split!r}. {reasons}')
     self._datasets = {task.name: tasks.source_of(task).open(split) for task in self.tasks}
     self._batch_size = batch_size
-    self._processor = processor
+    self.processor = processor
     self._max_examples = max_examples
 
   def evaluate(
@@ -111,7 +112,7 @@ class Evaluator:
       where the target is an action, target_action and action in physical units (None for an
       answer that is no action).
     """
-    words = self._processor.vocabulary.decode
+    words = self.processor.vocabulary.decode
     for task in self.tasks:
       for i, example, prediction in self._run(task, predict):
         prediction = tasks.VOCABULARY.decode(prediction.tolist())
@@ -167,7 +168,7 @@ class Evaluator:
   def _read(self, task: str, positions: Sequence[int]) -> tuple[Features, list[Features]]:
     """A whole batch, and the tokens of the examples that are not copies."""
     dataset = self._datasets[task]
-    batch = converters.Batch(self._batch_size, self._processor)
+    batch = converters.Batch(self._batch_size, self.processor)
     examples = []
     for row in range(self._batch_size):
       i = positions[min(row, len(positions) - 1)]
@@ -185,7 +186,7 @@ class Evaluator:
 
   def _action(self, tokens: Sequence[int]) -> list[float] | None:
     try:
-      return self._processor.action_from_tokens(tokens).tolist()
+      return self.processor.action_from_tokens(tokens).tolist()
     except ValueError:
       return None
 

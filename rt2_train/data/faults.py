@@ -13,11 +13,13 @@ from rt2_train import images
 REASONS = (
     'empty shard', 'truncated shard', 'record count', 'record CRC', 'not an Example',
     'missing feature', 'unequal lengths', 'step order', 'not an image', 'truncated image',
-    'image size', 'missing image', 'bad action', 'bad text',
+    'image size', 'missing image', 'bad action', 'bad text', 'empty instruction', 'empty text',
 )
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HEAD, _TAIL = 1 << 16, 64  # Bytes of a file's two ends.
 _REMEDY = "write the data again, or leave what is broken out with on_bad='skip'"
+# Some datasets hold many of these by nature, more than any cap on broken data should allow.
+_EMPTY = ('empty instruction', 'empty text')
 
 
 class Fault(ValueError):
@@ -48,7 +50,8 @@ def enforce(header: Mapping, on_bad: str | Mapping[str, str], max_bad_share: flo
       `steps`, `lost_steps`, `records` and `lost_records`.
     on_bad: 'error', or 'skip' to leave broken steps out; or a mapping of reason to either, in
       which a reason that is not named is an error.
-    max_bad_share: the largest share of steps, and of records, that may be skipped.
+    max_bad_share: the largest share of steps, and of records, that on_bad='skip' may leave out. A
+      reason that a mapping names is left out whatever its share.
 
   Raises:
     ValueError: a fault that is not to be skipped, too many skipped, or an unknown policy.
@@ -65,7 +68,11 @@ def enforce(header: Mapping, on_bad: str | Mapping[str, str], max_bad_share: flo
     if policies.get(reason, 'error') == 'error':
       more = sum(found.values()) - 1
       also = f' (and {more} more; {counts})' if more else ''
-      raise ValueError(f'{header["first_faults"][reason][0]}{also}; {_REMEDY}')
+      remedy = (f"write it, or leave such examples out with on_bad={{{reason!r}: 'skip'}}"
+                if reason in _EMPTY else _REMEDY)
+      raise ValueError(f'{header["first_faults"][reason][0]}{also}; {remedy}')
+  if not isinstance(on_bad, str):
+    return
   for unit in ('steps', 'records'):
     lost, total = header[f'lost_{unit}'], header[unit]
     if lost > max_bad_share * total:
@@ -73,7 +80,20 @@ def enforce(header: Mapping, on_bad: str | Mapping[str, str], max_bad_share: flo
       raise ValueError(
           f'{header["name"]}: {lost} of {total} {unit} are broken, more than '
           f'max_bad_share={max_bad_share:g} allows ({counts}); first: {first}; write the data '
-          'again, or raise max_bad_share')
+          'again, raise max_bad_share, or name the reasons in on_bad '
+          f'({dict.fromkeys(found, "skip")})')
+
+
+def note(header: Mapping) -> str:
+  """What a dataset goes without, by reason, for people; '' when nothing. Takes enforce's header."""
+  parts = []
+  for words, counts in (('left out', header['left_out']), ('skipped', header['faults'])):
+    if counts:
+      listed = ', '.join(f'{reason} {count}' for reason, count in sorted(counts.items()))
+      parts.append(f'{words}: {listed}')
+  if header['lost_records']:
+    parts.append(f'{header["lost_records"]} of {header["records"]} records lost')
+  return '; '.join(parts)
 
 
 def image_size(data: bytes, start: int, stop: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ import tqdm
 from rt2_train.data import faults
 from rt2_train.data import tfrecord
 
-VERSION = 1
+VERSION = 2
 _MAX_MESSAGES = 20
 _ROW_OF = {'episode': 'step', 'record': 'text'}  # What a row is called within its record.
 

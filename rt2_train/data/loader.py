@@ -177,7 +177,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     Returns:
       Rows with source, weight (share of the mixture), examples (in the dataset), seen (over the
-      steps), epochs, share (realised), and note (why a source is left out, or '').
+      steps), epochs, share (realised), and note (what the source goes without, or why it is left
+      out itself; '' when nothing).
     """
     steps = self.step if steps is None else steps
     whole = sum(self.order.shares)
@@ -190,7 +191,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
           'seen': int(seen),
           'epochs': int(seen) / size,
           'share': int(seen) / (steps * self.order.batch_size) if steps else 0.0,
-          'note': '',
+          'note': source.dataset.note,
       })
     for name, note in self._left_out.items():
       rows.append({

@@ -104,8 +104,13 @@ def vqa(
 
 
 def matches(answer: str, predicted: str, integer_tolerance: int = 0) -> bool:
-  """Whether two answers say the same, up to normalisation and `integer_tolerance`."""
+  """Whether two answers say the same, up to normalisation and `integer_tolerance`.
+
+  A single integer is a count and must be right; two or more are coordinates.
+  """
   answer, predicted = normalise(answer).split(), normalise(predicted).split()
+  if sum(word.isdecimal() for word in answer) < 2:
+    integer_tolerance = 0
   return len(answer) == len(predicted) and all(
       a == b or (a.isdecimal() and b.isdecimal() and abs(int(a) - int(b)) <= integer_tolerance)
       for a, b in zip(answer, predicted))

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import re
 
+from absl import logging
 import numpy as np
 
 from rt2_train import actions
@@ -26,6 +27,8 @@ from rt2_train.processor import Processor
 
 __all__ = ['LAYOUTS', 'Layout', 'RobotExamples', 'RobotSteps', 'Step']
 
+_CHUNK = 1 << 16  # Steps whose actions are binned at a time.
+_MANY_CLIPPED = 0.01  # Share of a dimension's values above which the log warns.
 _SPLIT = re.compile(r'([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?')
 
 
@@ -62,6 +65,7 @@ class RobotSteps:
     instruction_N: int32; ids into `instructions`.
     instructions: the distinct instructions of the split.
     episode_N: int64; the number of each step's episode, counted over the whole split.
+    note: what the whole split goes without, by reason; '' when nothing.
     fingerprint: changes when any row of the data changes; not with the place it lies in.
   """
 
@@ -107,9 +111,10 @@ class RobotSteps:
         spec=self.layout.spec(directory.features),
         path=index.index_path(directory.path, index_dir, stem))
     faults.enforce(self._index.header, on_bad, max_bad_share)
+    self.note = faults.note(self._index.header)
     if not len(self._index):
       raise ValueError(f'{self.name} has no usable step among {self._index.header["steps"]} '
-                       f'(left out: {self._index.header["left_out"]})')
+                       f'({self.note})')
     columns = self._index.columns
     first = np.cumsum([0, *(shard.records for shard in shards)])
     episode_N = first[columns['file']] + columns['record']
@@ -162,8 +167,10 @@ class RobotSteps:
 
   def clipped(self, space: actions.ActionSpace) -> dict[str, float]:
     """Share of the values of each dimension that lie beyond the bounds of `space`."""
-    _, clipped_NxD = space.encode_and_count(self.action_NxD)
-    return dict(zip(space.names, clipped_NxD.mean(0).tolist()))
+    clipped_D = np.zeros(space.size, np.int64)
+    for start in range(0, len(self), _CHUNK):
+      clipped_D += space.encode_and_count(self.action_NxD[start:start + _CHUNK])[1].sum(0)
+    return dict(zip(space.names, (clipped_D / len(self)).tolist()))
 
   def _row(self, i: int) -> int:
     if not 0 <= i < len(self._rows_N):
@@ -189,7 +196,11 @@ class RobotSteps:
 
 
 class RobotExamples:
-  """Robot steps as examples of a model: `images`, `image_mask`, `inputs`, `targets`."""
+  """Robot steps as examples of a model: `images`, `image_mask`, `inputs`, `targets`.
+
+  Attributes:
+    note: RobotSteps' note, and the share of values clipped to the action space, per dimension.
+  """
 
   def __init__(
       self,
@@ -226,6 +237,14 @@ class RobotExamples:
         i = int(np.argmax(steps.instruction_N == number))
         raise ValueError(f'{steps.example_id(i)}: {e}') from e
     self.fingerprint = steps.fingerprint
+    self._clipped = steps.clipped(processor.action_space)
+    listed = ', '.join(
+        f'{name} {100 * share:.3g} %' for name, share in self._clipped.items() if share)
+    self.note = '; '.join(filter(None, (steps.note, listed and f'clipped: {listed}')))
+    if max(self._clipped.values()) > _MANY_CLIPPED:
+      logging.warning(
+          '%s: values beyond the bounds of action space %s are clipped to them: %s; widen the '
+          'bounds if these motions matter', steps.name, processor.action_space.name, listed)
 
   def __len__(self) -> int:
     return len(self._steps)
@@ -255,4 +274,4 @@ class RobotExamples:
   @functools.cached_property
   def report(self) -> dict:
     """RobotSteps' report, and `clipped`: the share beyond the bounds, per dimension."""
-    return {**self._steps.report, 'clipped': self._steps.clipped(self._processor.action_space)}
+    return {**self._steps.report, 'clipped': self._clipped}

@@ -57,9 +57,9 @@ def add_task(
   Args:
     name: of the task; batches carry its hash, see `source_id`.
     open_split: split name -> function that opens a dataset with `fingerprint`, `__len__`,
-      `__getitem__` (images, image_mask, inputs, targets) and `example_id`. Or a function that
-      returns this mapping, for splits that are known only after gin was parsed; an empty mapping
-      says that the task is not configured.
+      `__getitem__` (images, image_mask, inputs, targets), `example_id`, and `note` (what the data
+      go without, in words, or ''). Or a function that returns this mapping, for splits that are
+      known only after gin was parsed; an empty mapping says that the task is not configured.
     metric_fns: SeqIO metric functions, called with ids up to and including EOS.
     remedy: what to do when a split is missing, such as the gin line to add.
     postprocess_fn: SeqIO's, called as (ids, example=, is_target=) before metrics see ids. Our
@@ -77,6 +77,11 @@ def add_task(
       shuffle_buffer_size=None,
       task_cls=_Task,
   )
+
+
+def vocabulary() -> seqio.Vocabulary:
+  """VOCABULARY, for gin: what T5X compares a model's vocabulary with."""
+  return VOCABULARY
 
 
 def source_id(name: str) -> int:

@@ -1,8 +1,8 @@
 """Web data on disk -> (image, prompt, answer) -> the examples a model trains on.
 
 VQAv2 and COCO-caption JSON beside image files, and TFRecords of tf.train.Example with captions
-or questions (WebLI's form), all as random-access datasets with the same four members as
-`rlds.RobotExamples`.
+or questions (WebLI's form), all as random-access datasets with the same members as
+`rlds.RobotExamples`. An empty question, answer or caption is a fault like a broken image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +33,7 @@ class _TextExamples(abc.ABC):
 
   fingerprint: str
   report: dict
+  note: str
 
   def __init__(self, processor: Processor):
     self._processor = processor
@@ -72,14 +73,14 @@ class _FileExamples(_TextExamples):
     """Takes rows of (id, image path, prompt, answer) or Fault, in order."""
     super().__init__(processor)
     self._rows = []
-    left_out, messages = collections.Counter(), collections.defaultdict(list)
+    messages = collections.defaultdict(list)
     digest = hashlib.sha256()
     checked = functools.lru_cache(maxsize=None)(faults.check_file)
     for example_id, path, prompt, answer in tqdm.tqdm(rows, unit='ex', desc=f'open {name}'):
-      if not prompt or not answer:
-        left_out['empty text'] += 1
-        continue
       found = checked(path)
+      if not prompt or not answer:
+        what = 'text to learn' if prompt else 'question'
+        found = faults.Fault('empty text', f'the {what} is empty')
       if isinstance(found, faults.Fault):
         messages[found.reason].append(f'{name} {example_id}: {found}')
         continue
@@ -88,13 +89,13 @@ class _FileExamples(_TextExamples):
     broken = sum(map(len, messages.values()))
     self.report = {
         'name': name, 'examples': len(self._rows), 'steps': len(rows), 'lost_steps': broken,
-        'records': len(rows), 'lost_records': 0, 'left_out': dict(left_out),
+        'records': len(rows), 'lost_records': 0, 'left_out': {},
         'faults': {reason: len(found) for reason, found in messages.items()},
         'first_faults': {reason: found[:20] for reason, found in messages.items()}}
     faults.enforce(self.report, on_bad, max_bad_share)
+    self.note = faults.note(self.report)
     if not self._rows:
-      raise ValueError(f'{name} has no usable example among {len(rows)} (left out: '
-                       f'{dict(left_out)})')
+      raise ValueError(f'{name} has no usable example among {len(rows)} ({self.note})')
     self.fingerprint = digest.hexdigest()
 
   def __len__(self) -> int:
@@ -137,11 +138,11 @@ class VqaExamples(_FileExamples):
       name: what errors call it.
       lang: language of questions and answers.
       prompt: makes the model's prompt of question and language.
-      on_bad, max_bad_share: what broken images may do, see `faults.enforce`.
+      on_bad, max_bad_share: what broken images and empty texts may do, see `faults.enforce`.
 
     Raises:
       FileNotFoundError: a JSON file is missing.
-      ValueError: one has another schema; images are broken beyond the policy.
+      ValueError: one has another schema; images or texts are broken beyond the policy.
     """
     asked = _entries(questions, 'questions', ('question_id', 'image_id', 'question'))
     answered = _entries(annotations, 'annotations', ('question_id', 'multiple_choice_answer'))
@@ -195,7 +196,7 @@ class CocoCaptionExamples(_FileExamples):
 
     Raises:
       FileNotFoundError: the JSON file is missing.
-      ValueError: it has another schema; images are broken beyond the policy.
+      ValueError: it has another schema; images or texts are broken beyond the policy.
     """
     files = {entry['id']: entry['file_name']
              for entry in _entries(captions, 'images', ('id', 'file_name'))}
@@ -230,9 +231,10 @@ class _RecordExamples(_TextExamples):
                               f'{stem}.{"-".join(text_keys)}'.replace('/', '_')))
     header = self._index.header
     faults.enforce(header, on_bad, max_bad_share)
+    self.note = faults.note(header)
     if not len(self._index):
-      raise ValueError(f'{pattern} has no usable example in {header["records"]} records (left '
-                       f'out: {header["left_out"]})')
+      raise ValueError(
+          f'{pattern} has no usable example in {header["records"]} records ({self.note})')
     self.report = {'examples': len(self._index), 'index': self._index.path, **{
         key: value for key, value in header.items() if key not in ('source', 'texts', 'unit')}}
     self.fingerprint = self._index.fingerprint
@@ -373,15 +375,16 @@ def _read_record(
     if len(values) != size:
       raise faults.Fault(
           'unequal lengths', f'{key} has {len(values)} values, {text_keys[0]} has {size}')
-  roles = [role for role in texts if role != 'lang']
-  kept = [i for i in range(size) if all(texts[role][i] for role in roles)]
+  empty = {i: key for n, key in enumerate(text_keys)
+           for i, text in enumerate(texts[f'text{n}']) if not text}
+  kept = [i for i in range(size) if i not in empty]
   return index.Rows(
       steps_R=np.array(kept, np.int32),
       images_RxCx2=np.tile(np.array([start, stop], np.int64), (len(kept), 1, 1)),
       columns={},
       texts={key: [values[i] for i in kept] for key, values in texts.items()},
       seen=size,
-      left_out={'empty text': size - len(kept)} if len(kept) < size else {},
+      broken=[faults.Fault('empty text', f'{key} is empty', i) for i, key in empty.items()],
   )
 
 

@@ -20,7 +20,7 @@ def evaluate(
     evaluator: Callable[..., Any],
     output_path: str | None = None,
     step: int | None = None,
-    ema: bool = False,
+    ema: bool | None = None,
 ) -> dict[str, dict[str, float]]:
   """Prints, writes and returns {task: {metric: value}}.
 
@@ -29,14 +29,14 @@ def evaluate(
     evaluator: makes an object with `evaluate(predict)`.
     output_path: JSON file to write.
     step: of the checkpoint; the newest by default.
-    ema: evaluate the averaged parameters.
+    ema: evaluate the averaged parameters; by default where the run kept them.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
     ValueError: the checkpoint's processor is not the one the evaluator's tasks are read with.
   """
-  policy = policy_lib.Policy.load(checkpoint_path, step=step, ema=ema)
-  metrics = evaluator().evaluate(policy.predict_batch)
+  policy, asked = _load(checkpoint_path, step, ema, evaluator)
+  metrics = asked.evaluate(policy.predict_batch)
   for task, values in metrics.items():
     for name, value in values.items():
       print(f'{task:16s} {name:32s} {value:10.4f}')
@@ -52,17 +52,30 @@ def infer(
     evaluator: Callable[..., Any],
     output_path: str,
     step: int | None = None,
-    ema: bool = False,
+    ema: bool | None = None,
 ) -> int:
   """Writes one JSON line per example: prompt, target, prediction; returns their number.
 
   Arguments and errors are those of `evaluate`.
   """
-  policy = policy_lib.Policy.load(checkpoint_path, step=step, ema=ema)
-  lines = [json.dumps(record) for record in evaluator().infer(policy.predict_batch)]
+  policy, asked = _load(checkpoint_path, step, ema, evaluator)
+  lines = [json.dumps(record) for record in asked.infer(policy.predict_batch)]
   _write(output_path, '\n'.join(lines) + '\n')
   logging.info('wrote %d answers to %s', len(lines), output_path)
   return len(lines)
+
+
+def _load(checkpoint_path, step, ema, evaluator) -> tuple[policy_lib.Policy, Any]:
+  """The policy and the evaluator, which must read and write tokens alike."""
+  policy = policy_lib.Policy.load(checkpoint_path, step=step, ema=ema)
+  asked = evaluator()
+  if asked.processor.fingerprint != policy.processor.fingerprint:
+    raise ValueError(
+        f'the processor of {checkpoint_path} (vocabulary, action space, image size or lengths) is '
+        'not the one these data are read with; give gin/runs/eval.gin after the data file, which '
+        'takes it from the checkpoint'
+    )
+  return policy, asked
 
 
 def _write(path: str, text: str) -> None:

@@ -99,14 +99,15 @@ class Policy:
 
   @classmethod
   def load(
-      cls, checkpoint_dir: str, step: int | None = None, *, ema: bool = False, **kwargs: Any
+      cls, checkpoint_dir: str, step: int | None = None, *, ema: bool | None = None, **kwargs: Any
   ) -> 'Policy':
     """The policy of a checkpoint: model, processor and parameters, without the optimizer.
 
     Args:
       checkpoint_dir: a run's MODEL_DIR, or one `checkpoint_<step>` of it.
       step: which checkpoint of MODEL_DIR; the newest when None.
-      ema: takes the averaged parameters (item `ema/`) instead of the last ones.
+      ema: takes the averaged parameters (item `ema/`) instead of the last ones; by default where
+        the run kept them, since those are what it was evaluated with.
       **kwargs: handed to `Policy`.
 
     Raises:
@@ -120,7 +121,7 @@ class Policy:
       raise FileNotFoundError(f'{architecture} is missing; serve a checkpoint that has its assets')
     processor = processor_lib.Processor.load(assets)
     model = vlm.from_architecture(json.loads(architecture.read_text()), processor=processor)
-    params = read_params(directory, ema=ema)
+    params = read_params(directory, ema=(directory / 'ema').is_dir() if ema is None else ema)
     _check_fits(params, model, processor, directory)
     return cls(model, params, processor, **kwargs)
 

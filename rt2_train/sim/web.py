@@ -30,7 +30,6 @@ NUM_OBJECTS_SHARES: Mapping[int, float] = {2: 0.25, 3: 0.75}
 
 LOCATION_LEVELS = 17
 _LEVEL_STEP = 15  # integers from one level to the next: 0, 15, ... 240
-_LOCATION_TOLERANCE = 0.09  # how far off, per axis, an answer may point: a third of an object
 _CELL_TOLERANCE = 0.02  # how close to a cell's border an object counts for either side
 _CLEARLY = 0.08  # difference from which one thing is left of, or above, another
 _DISCERNIBLY = 0.04  # difference from which an order can be seen, if not at a glance

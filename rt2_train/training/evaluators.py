@@ -1,8 +1,8 @@
 """Evaluation during training: losses on held-out data, and answers judged by a task's metrics.
 
 An evaluator is called as evaluator(model, params, partitioner) and returns {task: {metric: value}};
-`train` writes that to MODEL_DIR/<name of the evaluator>/<task>. Evaluators open their data when they
-are made, so that missing data end a run at its start.
+`train` writes that to MODEL_DIR/<name of the evaluator>/<task>. Evaluators open their data when
+they are made, so that missing data end a run at its start.
 """
 
 from collections.abc import Callable, Mapping

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import tqdm
 
+from rt2_train import gin_files
 from rt2_train.training import checkpoints
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import optimizers
@@ -53,6 +54,7 @@ def train(
     keep_best_metric: str | None = None,
     best_mode: str = 'max',
     assets: Callable[[str, Mapping[int, str]], None] | None = None,
+    allow_data_change: bool = False,
     peak_flops: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def train(
     keep_best_metric: the checkpoint with the best '<evaluator>/<task>/<metric>' stays as well.
     best_mode: 'max' or 'min' is best.
     assets: assets(directory, sources) writes what a checkpoint needs beside its parameters.
+    allow_data_change: resume although the data, mixture or processor are not what they were.
     peak_flops: FLOP/s of one device, for MFU on kinds that our table lacks.
     progress: shows a progress bar.
 
@@ -121,37 +124,45 @@ def train(
   )
   # Where a run starts, in this order: at its own newest checkpoint, and all continues; with the
   # parameters of another run, while optimizer, step and data are new; or with random parameters.
-  start = saved.latest_step()
-  if start is not None:
-    logging.info('resuming %s at step %d', model_dir, start)
-    state, data_state = saved.restore(start, planned)
-    # T5X saves no state that our loader knows, but batches are a function of the step.
-    data.seek(start) if data_state is None else data.restore(data_state)
-  else:
-    start = 0
-    if initial_checkpoint_path:
-      source = checkpoints.find(initial_checkpoint_path)
-      logging.info('starting from the parameters of %s', source)
-      if assets is not None:
-        # Shapes cannot tell that another vocabulary gives every id another meaning.
-        checkpoints.check_assets(source, assets, ['vocabulary.model'])
-      params = checkpoints.restore_params(source, planned.optimizer.target)
+  try:
+    start = saved.latest_step()
+    if start is not None:
+      logging.info('resuming %s at step %d', model_dir, start)
+      state, data_state = saved.restore(start, planned)
+      # T5X saves no state that our loader knows, but batches are a function of the step.
+      if data_state is None:
+        data.seek(start)
+      else:
+        data.restore(data_state, allow_change=allow_data_change)
     else:
-      logging.info('starting from random parameters')
-      with partitioner.scope():
-        params = state_lib.random_params(model, init_key, first, planned)
-    state = state_lib.new_state(optimizer_def, params, planned)
-    data.seek(0)
+      start = 0
+      if initial_checkpoint_path:
+        source = checkpoints.find(initial_checkpoint_path)
+        logging.info('starting from the parameters of %s', source)
+        if assets is not None:
+          # Shapes cannot tell that another vocabulary gives every id another meaning.
+          checkpoints.check_assets(source, assets, ['vocabulary.model'])
+        params = checkpoints.restore_params(source, planned.optimizer.target)
+      else:
+        logging.info('starting from random parameters')
+        with partitioner.scope():
+          params = state_lib.random_params(model, init_key, first, planned)
+      state = state_lib.new_state(optimizer_def, params, planned)
+      data.seek(0)
+  except BaseException:
+    saved.close()  # Its threads would go on talking after the error.
+    raise
 
   if is_main:
     target = planned.optimizer.target
     table = partitioning.parameter_table(target, axes, state_lib.placements(target))
+    _write(model_dir, 'config.gin', gin_files.resolved())
     _write(model_dir, 'model-info.txt', table)
     _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
   if start >= train_steps:
     logging.info('%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
     saved.close()
-    return _read_summary(model_dir) or {'steps': start, 'finished': True}
+    return (_read_summary(model_dir) or {}) | {'steps': start, 'finished': True}
 
   logging.info('compiling the training step')
   compile_started = time.perf_counter()

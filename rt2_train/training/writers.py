@@ -14,9 +14,10 @@ import os
 from absl import logging
 import tensorboardX
 
-# The progress bar shows the speed; the rest of these is for the files.
+# A line of the console has room for what people watch; the files have everything.
 _NOT_ON_CONSOLE = (
-    'timing/', 'memory/', 'tokens/', 'cross_ent', 'z_loss', 'non_padding', 'loss_per_'
+    'timing/steps', 'timing/seconds', 'timing/seqs_per_second_per_core', 'timing/tokens', 'tokens/',
+    'cross_ent', 'z_loss', 'non_padding', 'loss_per_',
 )  # pyformat: disable
 
 

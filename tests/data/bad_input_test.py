@@ -98,6 +98,8 @@ STEP_FAULTS = {
         "the instruction is not UTF-8 ('utf-8' codec can't decode byte 0xff in position 0: "
         'invalid start byte)'),
 }
+EMPTY = 'the instruction is empty'
+EMPTY_REMEDY = ("; write it, or leave such examples out with on_bad={'empty instruction': 'skip'}")
 
 
 @pytest.mark.parametrize('fault', STEP_FAULTS)
@@ -182,6 +184,7 @@ def test_a_flipped_length_costs_the_rest_of_its_shard_and_says_how_much(tmp_path
   steps = open_skipping(tmp_path)
   assert np.unique(steps.episode_N).tolist() == [0, 1, 2, 3]
   assert steps.report['lost_episodes'] == 2
+  assert steps.note == 'skipped: truncated shard 1; 2 of 6 records lost'
 
 
 def test_a_truncated_shard_says_where_it_ends_and_what_is_lost(tmp_path):
@@ -293,10 +296,41 @@ def test_a_layout_that_reads_what_the_dataset_lacks_is_refused_before_indexing(t
   assert not (tmp_path / '.rt2_index').exists()
 
 
+@pytest.mark.parametrize('layout', ['fractal', 'bridge_oxe', 'bridge', 'language_table'])
+def test_an_empty_instruction_is_named_in_every_layout(tmp_path, layout):
+  rlds_fixture.write(tmp_path, layout, [
+      rlds_fixture.episodes(layout, 1), [rlds_fixture.episode(layout, 3, instruction='  ')]])
+  # Bridge's first step is left out anyway: it does not move.
+  step = int(layout.startswith('bridge'))
+  message = open_error(tmp_path, layout)
+  assert message.startswith(f'tabletop/train shard 00001 episode 0 step {step}: {EMPTY} (and ')
+  assert message.endswith(EMPTY_REMEDY)
+
+
+def test_one_empty_instruction_loses_one_step_when_it_is_to_be_skipped(tmp_path):
+  write(tmp_path, set_value('observation/natural_language_instruction', b''))
+  assert open_error(tmp_path) == WHERE + EMPTY + EMPTY_REMEDY
+  steps = open_skipping(tmp_path)
+  assert steps_of_last_episode(steps) == [0, 1, 2, 4]
+  assert steps.report['faults'] == {'empty instruction': 1}
+  assert steps.note == 'skipped: empty instruction 1'
+  assert 'more than max_bad_share=0.001' in open_error(tmp_path, on_bad='skip')
+
+
+def test_a_reason_that_is_named_is_skipped_whatever_its_share(tmp_path):
+  silent = [rlds_fixture.episode('bridge', 4, instruction='') for _ in range(9)]
+  rlds_fixture.write(tmp_path, 'bridge', [[*silent, rlds_fixture.episode('bridge', 4)]])
+  steps = rlds.RobotSteps(
+      str(tmp_path), 'train', 'bridge', on_bad={'empty instruction': 'skip'})
+  assert len(steps) == 3
+  assert steps.note == 'left out: first step does not move 10; skipped: empty instruction 27'
+
+
 def test_a_split_without_instructions_says_why_nothing_is_left(tmp_path):
   rlds_fixture.write(tmp_path, 'bridge', [[rlds_fixture.episode('bridge', 3, instruction='')]])
-  assert open_error(tmp_path, 'bridge') == (
-      "tabletop/train has no usable step among 3 (left out: {'empty instruction': 3})")
+  assert open_error(tmp_path, 'bridge', on_bad={'empty instruction': 'skip'}) == (
+      'tabletop/train has no usable step among 3 '
+      '(left out: first step does not move 1; skipped: empty instruction 2)')
 
 
 def test_several_faults_are_counted_behind_the_first(tmp_path):
@@ -312,8 +346,7 @@ def test_several_faults_are_counted_behind_the_first(tmp_path):
 def test_the_policy_may_differ_by_fault(tmp_path):
   write(tmp_path, set_image(b''))
   policy = {'not an image': 'skip'}
-  assert len(rlds.RobotSteps(
-      str(tmp_path), 'train', 'fractal', on_bad=policy, max_bad_share=0.1)) == 29
+  assert len(rlds.RobotSteps(str(tmp_path), 'train', 'fractal', on_bad=policy)) == 29
   assert open_error(tmp_path, on_bad={'not an image': 'error', 'bad action': 'skip'}) == (
       WHERE + 'observation/image: image is empty (0 bytes)' + REMEDY)
 
@@ -323,7 +356,7 @@ def test_skipping_is_capped(tmp_path):
   assert open_error(tmp_path, on_bad='skip') == (
       'tabletop/train: 1 of 30 steps are broken, more than max_bad_share=0.001 allows '
       f'(not an image: 1); first: {WHERE}observation/image: image is empty (0 bytes); write the '
-      'data again, or raise max_bad_share')
+      "data again, raise max_bad_share, or name the reasons in on_bad ({'not an image': 'skip'})")
 
 
 @pytest.mark.parametrize('policy', ['ignore', {'not an image': 'drop'}, {'typo': 'skip'}])

@@ -39,6 +39,8 @@ def processor(
 class InMemory:
   """`examples` (id, frames, inputs, targets) behind the random-access protocol."""
 
+  note = ''
+
   def __init__(self, rows, processor):
     self._rows = rows
     self._processor = processor

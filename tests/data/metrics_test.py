@@ -92,3 +92,5 @@ def test_coordinates_may_be_off_by_the_tolerance_and_words_may_not():
   assert not metrics.matches('cup 60 195', 'cup 84 195', integer_tolerance=23)
   assert not metrics.matches('cup 60 195', 'can 60 195', integer_tolerance=23)
   assert not metrics.matches('60 195', '60', integer_tolerance=23)
+  # A count is no coordinate.
+  assert not metrics.matches('2', '3', integer_tolerance=23)

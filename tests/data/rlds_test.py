@@ -118,13 +118,6 @@ def test_is_last_comes_from_the_position_when_the_data_never_set_it(tmp_path):
   assert steps.action_NxD[:, 0].tolist() == [1, 1, 0]
 
 
-def test_empty_instructions_are_left_out_and_counted(tmp_path):
-  silent = rlds_fixture.episode('bridge', num_steps=4, instruction='  ')
-  steps = open_steps(tmp_path, 'bridge', [silent, rlds_fixture.episode('bridge', num_steps=4)])
-  assert len(steps) == 3
-  assert steps.report['left_out'] == {'empty instruction': 4, 'first step does not move': 1}
-
-
 def test_two_cameras_come_in_the_order_of_the_layout(tmp_path):
   both = dataclasses.replace(
       layouts.BRIDGE, name='two', images=('observation/image_1', 'observation/image_0'))
@@ -257,15 +250,34 @@ def test_examples_are_what_the_processor_makes_of_each_step(tmp_path):
     examples[15]
 
 
-def test_out_of_range_actions_are_clipped_and_counted_per_dimension(tmp_path):
+def test_out_of_range_actions_are_clipped_counted_and_told_per_dimension(
+    tmp_path, caplog):
   episode = rlds_fixture.episode('fractal', num_steps=4)
   episode['steps/action/world_vector'][1, 0] = 37.0
   rlds_fixture.write(tmp_path, 'fractal', [[episode]])
-  examples = rlds.RobotExamples(str(tmp_path), 'train', rlds_fixture.a_processor())
+  with caplog.at_level('WARNING'):
+    examples = rlds.RobotExamples(str(tmp_path), 'train', rlds_fixture.a_processor())
+  assert examples.note == 'clipped: dx 25 %'
+  assert caplog.text.count('beyond the bounds of action space rt2 are clipped') == 1
   assert examples.report['clipped'] == {
       name: 0.25 if name == 'dx' else 0.0 for name in actions.RT2.names}
   decoded = rlds_fixture.a_processor().action_from_tokens(examples[1]['targets'])
   assert decoded[1] == 1.0
+
+
+def test_a_few_clipped_values_are_told_without_a_warning(tmp_path, caplog):
+  episodes = rlds_fixture.episodes('bridge', 30, num_steps=5)
+  episodes[3]['steps/action'][2, 1] = -9
+  rlds_fixture.write(tmp_path, 'bridge', [episodes])
+  with caplog.at_level('WARNING'):
+    examples = rlds.RobotExamples(str(tmp_path), 'train', rlds_fixture.a_processor(), 'bridge')
+  assert examples.note == 'left out: first step does not move 30; clipped: dy 0.833 %'
+  assert not caplog.text
+
+
+def test_sound_data_have_no_note(tmp_path):
+  rlds_fixture.write(tmp_path, 'fractal', [rlds_fixture.episodes('fractal', 1)])
+  assert rlds.RobotExamples(str(tmp_path), 'train', rlds_fixture.a_processor()).note == ''
 
 
 def test_a_layout_of_another_action_space_is_refused(tmp_path):

@@ -67,12 +67,30 @@ def test_the_prompt_of_a_question_may_be_another(tmp_path):
   check(examples[0], rlds_fixture.jpeg(7), 'DE> What is red?', 'the apple')
 
 
-def test_empty_questions_and_answers_are_left_out_and_counted(tmp_path):
-  examples = vision_language.VqaExamples(
-      **write_vqa(tmp_path, [*QUESTIONS, (81, 8, ' ')], [*ANSWERS[:2], (71, ''), (81, 'no')]),
-      processor=PROCESSOR())
+SKIP_EMPTY = {'empty text': 'skip'}
+EMPTY_REMEDY = "; write it, or leave such examples out with on_bad={'empty text': 'skip'}"
+
+
+def test_empty_questions_and_answers_are_named_or_skipped_and_counted(tmp_path):
+  files = write_vqa(
+      tmp_path, [*QUESTIONS, (81, 8, ' ')], [*ANSWERS[:2], (71, ''), (81, 'no')])
+  with pytest.raises(ValueError) as error:
+    vision_language.VqaExamples(**files, processor=PROCESSOR())
+  assert str(error.value) == (
+      'vqa question 71: the text to learn is empty (and 1 more; empty text: 2)' + EMPTY_REMEDY)
+  examples = vision_language.VqaExamples(**files, processor=PROCESSOR(), on_bad=SKIP_EMPTY)
   assert len(examples) == 2
-  assert examples.report['left_out'] == {'empty text': 2}
+  assert examples.note == 'skipped: empty text 2'
+  assert "vqa question 81: the question is empty" in examples.report['first_faults']['empty text']
+
+
+def test_an_empty_caption_is_named(tmp_path):
+  (tmp_path / '1.jpg').write_bytes(rlds_fixture.jpeg(1))
+  captions = write_json(tmp_path / 'captions.json', {
+      'images': [{'id': 1, 'file_name': '1.jpg'}],
+      'annotations': [{'id': 10, 'image_id': 1, 'caption': ' '}]})
+  with pytest.raises(ValueError, match='^coco_captions annotation 10: the text to learn is empty;'):
+    vision_language.CocoCaptionExamples(captions, str(tmp_path), PROCESSOR())
 
 
 @pytest.mark.parametrize('image, message', [
@@ -231,11 +249,15 @@ def test_a_broken_record_is_named(tmp_path, change, message):
   assert skipping.report['lost_records'] == 1
 
 
-def test_records_with_empty_answers_are_left_out_and_counted(tmp_path):
-  pattern = write_records(tmp_path, [[SOUND, SOUND | {'answer': [b' ']}]], name='vqa')
-  examples = vision_language.VqaRecords(pattern, PROCESSOR())
-  assert len(examples) == 1
-  assert examples.report['left_out'] == {'empty text': 1}
+def test_records_with_empty_answers_are_named_or_skipped_and_counted(tmp_path):
+  both = SOUND | {'question': [b'what?', b'where?'], 'answer': [b'the cup', b' ']}
+  pattern = write_records(tmp_path, [[SOUND, both]], name='vqa')
+  with pytest.raises(ValueError) as error:
+    vision_language.VqaRecords(pattern, PROCESSOR())
+  assert str(error.value) == 'vqa shard 00000 record 1 text 1: answer is empty' + EMPTY_REMEDY
+  examples = vision_language.VqaRecords(pattern, PROCESSOR(), on_bad=SKIP_EMPTY)
+  assert len(examples) == 2
+  assert examples.note == 'skipped: empty text 1'
 
 
 def test_a_truncated_file_of_records_is_named(tmp_path):

@@ -218,9 +218,17 @@ def assert_same(params, expected) -> None:
 
 
 def test_a_loaded_policy_answers_as_the_one_that_was_trained(run_dir, policy):
-  loaded = policy_lib.Policy.load(run_dir, batch_sizes=(4,))
+  loaded = policy_lib.Policy.load(run_dir, ema=False, batch_sizes=(4,))
   observations = [instruction(0), question(1), instruction(2)]
   for ours, theirs in zip(loaded.infer(observations), policy.infer(observations), strict=True):
+    assert ours.text == theirs.text
+
+
+def test_averaged_parameters_answer_where_the_run_kept_them(run_dir, model, processor):
+  averaged = policy_lib.Policy(model, make_params(model, seed=6), processor, batch_sizes=(4,))
+  loaded = policy_lib.Policy.load(run_dir, batch_sizes=(4,))
+  observations = [instruction(0), question(1)]
+  for ours, theirs in zip(loaded.infer(observations), averaged.infer(observations), strict=True):
     assert ours.text == theirs.text
 
 

@@ -136,7 +136,7 @@ class Loader:
   def state(self):
     return {'step': self.step}
 
-  def restore(self, state):
+  def restore(self, state, allow_change=False):
     self.step = state['step']
 
   def seek(self, step):

@@ -34,7 +34,7 @@ def python(code: str, devices: int = 1) -> subprocess.CompletedProcess:
   prelude = f'import sys; sys.path.insert(0, {str(HERE)!r}); import conftest as c; '
   return subprocess.run(
       [sys.executable, '-c', prelude + code],
-      env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+      env=os.environ | {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flags}'},
       capture_output=True, text=True, check=False, timeout=120,
   )  # pyformat: disable
 

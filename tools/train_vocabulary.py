@@ -1,0 +1,104 @@
+"""Trains a vocabulary on one's own text: python -m tools.train_vocabulary DIR --output=FILE.
+
+The text is the robot prompt of every episode of the TFDS directories DIR, and every line of the
+files in --texts (captions, questions and answers of the web data). Ends with the lines that belong
+into the gin file.
+"""
+
+from collections.abc import Sequence
+import os
+import sys
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from rt2_train import prompts
+from rt2_train import vocabulary
+from rt2_train.data import rlds
+from rt2_train.data import tfds_directory
+from tools import index_dataset
+
+for _flag in (index_dataset.LAYOUT, index_dataset.SPLIT, index_dataset.INDEX_DIR):
+  flags.declare_key_flag(_flag.name)
+
+_OUTPUT = flags.DEFINE_string('output', None, 'Where the SentencePiece model goes; a new file.')
+_VOCAB_SIZE = flags.DEFINE_integer(
+    'vocab_size', 8000, 'Most pieces; little text ends in fewer.', lower_bound=1)
+_TEXTS = flags.DEFINE_list('texts', [], 'Text files, UTF-8, a sentence per line; commas between.')
+
+# What a vocabulary sees once it spells out.
+_REPEATS = 2
+# Both sizes are rounded up: chips like a multiple of 128, and instructions grow by a word.
+_TABLE_MULTIPLE, _LENGTH_MULTIPLE = 128, 8
+
+
+def main(argv: list[str]) -> int:
+  if len(argv) < 2 or not _OUTPUT.value:
+    raise app.UsageError('give directories and a file: python -m tools.train_vocabulary DIR '
+                         '--output=FILE')
+  try:
+    train(
+        argv[1:], _OUTPUT.value, _VOCAB_SIZE.value, _TEXTS.value, index_dataset.LAYOUT.value,
+        index_dataset.SPLIT.value, index_dataset.INDEX_DIR.value)
+  except (ValueError, OSError) as e:
+    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
+    return 1
+  return 0
+
+
+def train(
+    data_dirs: Sequence[str],
+    output: str,
+    vocab_size: int,
+    text_files: Sequence[str] = (),
+    layout: str | None = None,
+    split: str | None = None,
+    index_dir: str | None = None,
+):
+  """Trains the vocabulary, checks it, and prints what to put into the gin file.
+
+  Raises:
+    FileExistsError: `output` is there; a run may depend on it.
+    ValueError, OSError: a dataset or text file cannot be read, or `vocab_size` is too small.
+  """
+  if os.path.exists(output):
+    raise FileExistsError(f'{output} exists, and runs may depend on it; choose another --output')
+  lines = [line for path in text_files for line in _lines(path)]
+  instructions = []
+  for data_dir in data_dirs:
+    directory = tfds_directory.open_directory(data_dir)
+    chosen = index_dataset.choose(directory, layout)
+    for name in [split] if split else directory.splits:
+      steps = rlds.RobotSteps(
+          data_dir, name, chosen, index_dir=index_dir, on_bad='skip', max_bad_share=1)
+      pairs = np.unique(np.stack([steps.episode_N, steps.instruction_N], 1), axis=0)
+      instructions += [steps.instructions[number] for number in pairs[:, 1]]
+      print(f'{steps.name}: {len(pairs)} prompts, {len(steps.instructions)} different ones')
+  texts = [prompts.robot(instruction) for instruction in instructions]
+  vocabulary.train((texts + lines) * _REPEATS, output, vocab_size)
+  trained = vocabulary.Vocabulary(output)
+  longest = max(set(texts), key=lambda text: (len(trained.encode(text)), text))
+  length = len(trained.encode(longest))
+  print(f'{output}: {trained.vocab_size} pieces; the longest prompt takes {length} tokens: '
+        f'{longest!r}')
+  print('For the gin file:')
+  print(f'VOCABULARY_FILE = {output!r}')
+  print(f'VOCAB_SIZE = {_round_up(trained.vocab_size, _TABLE_MULTIPLE)}')
+  print(f'INPUTS_LENGTH = {_round_up(length, _LENGTH_MULTIPLE)}')
+
+
+def _lines(path: str) -> list[str]:
+  try:
+    with open(path, encoding='utf-8') as file:
+      return file.readlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is not UTF-8 text ({error}); convert it first') from error
+
+
+def _round_up(value: int, multiple: int) -> int:
+  return -(-value // multiple) * multiple
+
+
+if __name__ == '__main__':
+  app.run(main)
