@@ -25,7 +25,8 @@ NUM_ACTION_TOKENS = 256
 _SPACE = '\u2581'
 # SentencePiece's own limits for a piece and for the pieces that training starts from.
 _LONGEST_PIECE, _MOST_SEEDS = 16, 1_000_000
-_TRAIN_REMEDY = "train one with vocabulary.train, or use action_tokens='least_frequent'"
+_TRAIN_REMEDY = (
+    "make one with python -m tools.train_vocabulary, or use action_tokens='least_frequent'")
 
 
 class Vocabulary:
@@ -360,8 +361,8 @@ def _seeds(sentences: Sequence[str]) -> list[tuple[str, int]]:
 def _read(model_file: str) -> bytes:
   if not os.path.isfile(model_file):
     raise FileNotFoundError(
-        f'vocabulary {model_file} does not exist; name a SentencePiece .model file, or train one '
-        f'with vocabulary.train')
+        f'vocabulary {model_file} does not exist; name a SentencePiece .model file, or make one '
+        'with python -m tools.train_vocabulary')
   with open(model_file, 'rb') as file:
     return file.read()
 

@@ -142,7 +142,7 @@ def test_training_that_cannot_work_leaves_nothing_behind(tmp_path):
 
 
 def test_a_model_without_integer_pieces_is_refused_with_the_first_and_the_remedy(plain_file):
-  with pytest.raises(ValueError, match='integer 0 is .*vocabulary.train.*least_frequent'):
+  with pytest.raises(ValueError, match='integer 0 is .*train_vocabulary.*least_frequent'):
     vocabulary_lib.Vocabulary(plain_file, 'integers')
 
 

@@ -97,6 +97,16 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
   assert len((home / 'out/played/episodes.jsonl').read_text().splitlines()) == 6
 
 
+def test_a_mixture_is_shown_as_a_table_and_a_picture(home):
+  done = run(
+      home, 'tools.inspect_mixture', f'--gin_search_paths={ROOT}',
+      '--gin_file=gin/experiments/demo_cofinetune.gin', '--output=out/mixture.png', '--batches=3',
+  )  # pyformat: disable
+  assert done.returncode == 0, done.stderr
+  assert 'robot' in done.stdout and '0.5000' in done.stdout
+  assert (home / 'out/mixture.png').stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [

@@ -28,6 +28,15 @@ def test_patches_go_row_by_row():
   np.testing.assert_array_equal(patches[0, 3], images[0, 2:, :2].reshape(-1))
 
 
+def test_overlapping_patches_reach_into_their_neighbours_and_repeat_the_edge():
+  images = np.arange(1 * 4 * 6 * 3).reshape(1, 4, 6, 3)
+  patches = vit.patches(images, 2, overlap=1)
+  assert patches.shape == (1, 6, 4 * 4 * 3)
+  around = np.pad(images[0], ((1, 1), (1, 1), (0, 0)), mode='edge')
+  np.testing.assert_array_equal(patches[0, 0], around[:4, :4].reshape(-1))
+  np.testing.assert_array_equal(patches[0, 4], around[2:6, 2:6].reshape(-1))
+
+
 def test_one_token_per_patch_and_image(init):
   tokens = vit.ViT(CONFIG).apply({'params': init(CONFIG)}, IMAGES)
   assert tokens.shape == (3, CONFIG.num_tokens, CONFIG.width) == (3, 6, 8)
