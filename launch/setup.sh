@@ -7,7 +7,9 @@ command -v "$_python" >/dev/null || _python=python3
   echo "rt2_train needs Python 3.11 or later; $("$_python" --version) found. Set PYTHON=/path/to/python3.11" >&2
   exit 1
 }
-_wanted=$(cat setup.py constraints.txt | sha256sum | cut -d' ' -f1)
+# What is installed depends on these files and on where the checkout lies.
+_wanted=$(cat setup.py constraints.txt <(pwd) | "$_python" -c \
+  'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), sys.version_info[:2])')
 if [ "$(cat .venv/installed 2>/dev/null)" != "$_wanted" ]; then
   echo "Installing into .venv (about 3.5 GB; once) ..."
   "$_python" -m venv .venv

@@ -1,7 +1,7 @@
 """The whole recipe at a size for a laptop: data, VLM, co-fine-tuning, evaluation, pictures.
 
-Each phase is one command of this project, printed before it runs, so that it can be run alone.
-Training that was interrupted goes on where it stopped; what is made already is kept.
+Each phase is one command of this project, printed before it runs. Training that was interrupted
+goes on where it stopped, training that was finished is left alone; evaluations are made again.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import operator
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -26,16 +27,17 @@ from rt2_train.evaluation import report
 
 _ABLATION = flags.DEFINE_bool(
     'ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
-_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 200, 'Closed-loop episodes per suite.')
+_NUM_EPISODES = flags.DEFINE_integer(
+    'num_episodes', 200, 'Closed-loop episodes per suite.', lower_bound=1)
 
 # The demo's gin files name the same place.
 _RUN_DIR = pathlib.Path('runs/demo')
-# The VLM has learnt the world when it answers this share of held-out questions; fine-tuning one
-# that has not wastes the rest of the recipe.
+# A VLM that answers this share of held-out questions has learnt its world.
 _VLM_ACCURACY = 0.90
 # What phases that all runs stand on are accounted to.
 _SHARED = 'all'
-_VLM_STEPS = (3000, 4500, 6000)
+# Status of a training run that was told to stop and has saved what it had (rt2_train.main).
+_INTERRUPTED = 75
 
 
 class Recipe:
@@ -53,8 +55,13 @@ class Recipe:
     print(f'\n== {phase}\n$ python -m {shlex.join(command)}', flush=True)
     start = time.time()
     process = subprocess.Popen([sys.executable, '-m', *command], env=_environment())
+    # Whoever stops the demo stops the phase: it saves what it has, and is accounted for.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     peak_gib = _watch_memory(process)
-    status = process.wait()
+    try:
+      status = process.wait()
+    except KeyboardInterrupt:
+      status = process.wait()  # The terminal has told it, too.
     seconds = time.time() - start
     before = self._phases.get(phase, {'seconds': 0.0, 'peak_rss_gib': 0.0, 'finished': False})
     self._phases[phase] = {
@@ -63,7 +70,9 @@ class Recipe:
         'peak_rss_gib': max(before['peak_rss_gib'], peak_gib[0]),
         'finished': not status,
     }
-    self._account.write_text(json.dumps(self._phases, indent=2))
+    report.write_json(self._account, self._phases)
+    if status == _INTERRUPTED:
+      sys.exit(f'demo: interrupted in phase "{phase}"; the same command goes on from there')
     if status:
       sys.exit(
           f'demo: phase "{phase}" failed with status {status}; mend what it names and run the same '
@@ -71,7 +80,7 @@ class Recipe:
 
   def cost(self, run: str) -> dict[str, float]:
     """Time and memory of a run, with the data and the VLM it stands on."""
-    phases = [phase for phase in self._phases.values() if phase['run'] in (_SHARED, run)]
+    phases = [phase for phase in self._phases.values() if phase.get('run') in (_SHARED, run)]
     return {
         'wall_seconds': sum(phase['seconds'] for phase in phases),
         'peak_rss_gib': max(phase['peak_rss_gib'] for phase in phases),
@@ -84,7 +93,9 @@ def _environment() -> dict[str, str]:
   On a CPU, devices of one core each that share a batch are 1.4 times as fast as one device with
   all cores, whose threads have too little to do in matrices this small.
   """
-  devices = 2 ** int(math.log2(min(os.cpu_count() or 1, 8)))
+  # macOS has no affinities.
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  devices = 2 ** int(math.log2(min(cores, 8)))
   ours = {
       'XLA_FLAGS': (
           f'--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false'),
@@ -93,7 +104,7 @@ def _environment() -> dict[str, str]:
       # What one phase has compiled, the next need not compile again.
       'JAX_COMPILATION_CACHE_DIR': str((_RUN_DIR / 'compiled').absolute()),
   }
-  if not sys.stdout.isatty():
+  if not sys.stderr.isatty():
     ours['TQDM_MININTERVAL'] = '20'  # A log file does not want ten lines a second.
   return ours | dict(os.environ)
 
@@ -108,7 +119,7 @@ def _watch_memory(process: subprocess.Popen) -> list[float]:
         root = psutil.Process(process.pid)
         family = [root, *root.children(recursive=True)]
         peak[0] = max(peak[0], sum(one.memory_info().rss for one in family) / 2**30)
-      except psutil.NoSuchProcess:
+      except psutil.Error:
         pass
       time.sleep(0.5)
 
@@ -134,25 +145,20 @@ def main(argv: Sequence[str]) -> None:
     _report_ablation(names)
 
 
-def _training(name: str, *bindings: str) -> list[str]:
-  experiment = f'gin/experiments/demo_{name}.gin'
-  return ['rt2_train.main', '--run_mode=train', f'--gin_file={experiment}', *bindings]
+def _training(name: str) -> list[str]:
+  return ['rt2_train.main', '--run_mode=train', f'--gin_file=gin/experiments/demo_{name}.gin']
 
 
 def _pretrain(recipe: Recipe) -> float:
-  """Trains the VLM until it answers held-out questions; returns the share it answers."""
-  for steps in _VLM_STEPS:
-    recipe.run(
-        f'train the VLM to step {steps}', _SHARED,
-        *_training('pretrain', f'--gin.TRAIN_STEPS={steps}'),
-    )  # pyformat: disable
-    accuracy = _offline(recipe, 'pretrain', 'web', _SHARED)['vqa']['accuracy']
-    if accuracy >= _VLM_ACCURACY:
-      return accuracy
-    print(f'demo: the VLM answers {accuracy:.2f} of held-out questions; {_VLM_ACCURACY} are wanted')
-  sys.exit(
-      f'demo: the VLM has not learnt its world in {steps} steps; remove {_RUN_DIR}/pretrain and '
-      'try another RANDOM_SEED in gin/experiments/demo_pretrain.gin')
+  """Trains the VLM and returns the share of held-out questions it answers."""
+  recipe.run('train the VLM', _SHARED, *_training('pretrain'))
+  accuracy = _offline(recipe, 'pretrain', 'web', _SHARED)['vqa']['accuracy']
+  if accuracy < _VLM_ACCURACY:
+    # Fine-tuning a model that has not learnt its world wastes the rest of the recipe.
+    sys.exit(
+        f'demo: the VLM answers {accuracy:.2f} of held-out questions, {_VLM_ACCURACY} are wanted; '
+        f'remove {_RUN_DIR}/pretrain and raise TRAIN_STEPS in gin/experiments/demo_pretrain.gin')
+  return accuracy
 
 
 def _offline(recipe: Recipe, name: str, mixture: str, run: str) -> dict[str, dict[str, float]]:

@@ -165,7 +165,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
       if not allow_change:
         raise ValueError(
             f'the data of this run are not those it was saved with: {listed}. Go back to them, '
-            'or pass allow_change=True to go on with the new ones')
+            'or set ALLOW_DATA_CHANGE = True to go on with the new ones')
       logging.warning('data changed on resume, as allowed: %s', listed)
     self.seek(int(state['step']))
 

@@ -17,6 +17,9 @@ import tensorflow as tf
 
 from rt2_train.processor import Processor
 
+# TensorFlow reads data on the host; it must not take the accelerator's memory from JAX.
+tf.config.set_visible_devices([], 'GPU')
+
 # Inputs, targets and predictions are ids from end to end: overwritten action tokens do not
 # survive a round trip through text. The size is "any int32 id", so that every task of every
 # tokenizer has an equal vocabulary, which SeqIO and T5X ask of a mixture and its model.

@@ -167,8 +167,11 @@ class Checkpoints:
     items = {'state': ocp.args.StandardRestore(wanted)}
     if shapes.ema is not None:
       if not os.path.isdir(os.path.join(directory, 'ema')):
-        raise ValueError(f'{directory} keeps no moving average; resume with ema_decay=None')
+        raise ValueError(f'{directory} keeps no moving average; resume with EMA_DECAY = None')
       items['ema'] = ocp.args.StandardRestore(serialization.to_state_dict(shapes.ema))
+    elif os.path.isdir(os.path.join(directory, 'ema')):
+      raise ValueError(
+          f'{directory} keeps a moving average, which this run would drop; set EMA_DECAY as it was')
     has_data = os.path.isdir(os.path.join(directory, 'data'))
     if has_data:
       items['data'] = ocp.args.JsonRestore()
@@ -227,7 +230,12 @@ def restore_params(directory: str, shapes: Any) -> Any:
   return restored['target']
 
 
-def check_assets(directory: str, assets: Assets, names: Sequence[str] = _MUST_AGREE) -> None:
+def check_assets(
+    directory: str,
+    assets: Assets,
+    names: Sequence[str] = _MUST_AGREE,
+    remedy: str = 'use the configuration of that run, or another MODEL_DIR',
+) -> None:
   """Raises ValueError, naming the first difference, unless the assets `names` agree."""
   saved = os.path.join(directory, 'assets')
   with tempfile.TemporaryDirectory() as ours:
@@ -243,10 +251,7 @@ def check_assets(directory: str, assets: Assets, names: Sequence[str] = _MUST_AG
       elif not filecmp.cmp(old, new, shallow=False):
         difference = 'the file there is another one'
       if difference:
-        raise ValueError(
-            f'{directory} belongs to another run: {name}: {difference}; use the configuration of '
-            'that run, or another MODEL_DIR'
-        )
+        raise ValueError(f'{directory} belongs to another run: {name}: {difference}; {remedy}')
 
 
 def _first_difference(saved: Any, ours: Any, where: str) -> str | None:

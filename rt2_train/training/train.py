@@ -61,7 +61,7 @@ def train(
   """Trains `model` up to step `train_steps` and returns the summary that it writes.
 
   Periods are multiples of the step counted from 0, wherever the run was resumed; the last step is
-  always logged, evaluated and saved. SIGTERM saves the step in progress and ends the run.
+  always logged, evaluated and saved. SIGTERM and Ctrl-C save the step in progress and end the run.
 
   Args:
     model: see rt2_train.models.vlm; carries its optimizer_def.
@@ -141,7 +141,9 @@ def train(
         logging.info('starting from the parameters of %s', source)
         if assets is not None:
           # Shapes cannot tell that another vocabulary gives every id another meaning.
-          checkpoints.check_assets(source, assets, ['vocabulary.model'])
+          checkpoints.check_assets(
+              source, assets, ['vocabulary.model'],
+              'use its vocabulary, or another INITIAL_CHECKPOINT_PATH')
         params = checkpoints.restore_params(source, planned.optimizer.target)
       else:
         logging.info('starting from random parameters')
@@ -153,16 +155,17 @@ def train(
     saved.close()  # Its threads would go on talking after the error.
     raise
 
+  if start >= train_steps:
+    logging.info('%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
+    saved.close()
+    return (_read_summary(model_dir) or {}) | {'steps': start, 'finished': True}
+
   if is_main:
     target = planned.optimizer.target
     table = partitioning.parameter_table(target, axes, state_lib.placements(target))
     _write(model_dir, 'config.gin', gin_files.resolved())
     _write(model_dir, 'model-info.txt', table)
     _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
-  if start >= train_steps:
-    logging.info('%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
-    saved.close()
-    return (_read_summary(model_dir) or {}) | {'steps': start, 'finished': True}
 
   logging.info('compiling the training step')
   compile_started = time.perf_counter()
@@ -275,16 +278,23 @@ def _evaluate(evaluators, model, params, partitioner, writers, step) -> dict[str
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[threading.Event]:
-  """An event that SIGTERM, a preemption notice, sets."""
+  """An event that SIGTERM (a preemption notice) and Ctrl-C set; a second Ctrl-C ends at once."""
   event = threading.Event()
   if threading.current_thread() is not threading.main_thread():
     yield event  # Only the main thread may listen to signals.
     return
-  before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+
+  def stop(number: int, frame: Any) -> None:
+    if number == signal.SIGINT and event.is_set():
+      signal.default_int_handler(number, frame)
+    event.set()
+
+  before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
     yield event
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 @contextlib.contextmanager

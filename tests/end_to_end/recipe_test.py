@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -82,6 +83,15 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
   assert offline['robot']['valid'] == 1.0
   assert 0 <= offline['vqa']['accuracy'] <= 1 and 'terminate/f1' in offline['robot']
 
+  # The data file last would read the checkpoint's data with another processor.
+  done = main(
+      home, 'eval', '--gin_file=gin/runs/eval.gin', '--gin_file=gin/data/demo.gin',
+      "--gin.CHECKPOINT_PATH='runs/demo/cofinetune'", "--gin.MIXTURE_OR_TASK_NAME='cofinetune'",
+      "--gin.OUTPUT_PATH='out/wrong.json'", '--gin.actions.rt2.position=0.3',
+  )  # pyformat: disable
+  assert done.returncode == 1 and 'is not the one these data are read with' in done.stderr
+  assert not (home / 'out/wrong.json').exists()
+
   done = main(home, *evaluation('infer', 'out/answers.jsonl'), '--gin.EVAL_EXAMPLES=4')
   assert done.returncode == 0, done.stderr
   answers = metrics(home, 'out/answers.jsonl')
@@ -95,6 +105,29 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
   )  # pyformat: disable
   assert done.returncode == 0 and 'seen' in done.stdout, done.stderr
   assert len((home / 'out/played/episodes.jsonl').read_text().splitlines()) == 6
+
+
+def test_a_run_that_is_told_to_stop_saves_exits_with_75_and_goes_on(home):
+  command = [
+      sys.executable, '-m', 'rt2_train.main', '--run_mode=train', f'--gin_search_paths={ROOT}',
+      '--gin_file=gin/experiments/demo_from_scratch.gin', *SMALL, '--gin.CHECKPOINT_PERIOD=100000',
+      '--gin.EVAL_PERIOD=0',
+  ]  # pyformat: disable
+  process = subprocess.Popen(
+      [*command, '--gin.TRAIN_STEPS=100000'], cwd=home, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+      stderr=subprocess.DEVNULL,
+  )  # pyformat: disable
+  lines = home / 'runs/demo/from_scratch/train-metrics.jsonl'
+  deadline = time.time() + 120
+  while not (lines.exists() and lines.read_text()) and time.time() < deadline:
+    time.sleep(0.2)
+  process.terminate()
+  assert process.wait(timeout=60) == 75
+  saved = json.loads((lines.parent / 'summary.json').read_text())
+  assert not saved['finished'] and (lines.parent / f'checkpoint_{saved["steps"]}').is_dir()
+  done = train(
+      home, 'demo_from_scratch', f'--gin.TRAIN_STEPS={saved["steps"] + 2}', '--gin.EVAL_PERIOD=0')
+  assert done.returncode == 0 and f'at step {saved["steps"]}' in done.stderr
 
 
 def test_a_mixture_is_shown_as_a_table_and_a_picture(home):
