@@ -27,7 +27,7 @@ def test_a_run_costs_its_own_phases_and_those_all_stand_on(recipe, tmp_path):
 
 
 def test_a_failed_phase_ends_the_recipe_and_its_time_is_added_to_the_next_attempt(recipe, tmp_path):
-  with pytest.raises(SystemExit, match='phase "train" failed with status 1'):
+  with pytest.raises(SystemExit, match='phase "train" failed with status 2'):
     recipe.run('train', 'a', 'calendar', 'no-year')
   failed = phases(tmp_path)['train']
   assert not failed['finished']
