@@ -104,3 +104,17 @@ def test_the_optimizer_keeps_t5x_tree_of_state(model, variables):
   assert set(tree) == {'target', 'state'} and set(tree['state']) == {'step', 'param_states'}
   leaf = tree['state']['param_states']['token_embedder']['embedding']
   assert set(leaf) == {'v_row', 'v_col', 'v', 'm'}
+
+
+def test_the_optimizer_takes_t5x_trees_and_gives_them_back(model, variables):
+  definition, axes = model.optimizer_def, partitioning.get_axis_names(variables['params_axes'])
+  definition.set_param_axes(axes)
+  optimizer = jax.eval_shape(definition.create, variables['params'])
+  update = lambda o, grads: o.apply_gradient(grads, learning_rate=0.1)
+  updated = jax.eval_shape(update, optimizer, variables['params'])
+  assert jax.tree.structure(updated) == jax.tree.structure(optimizer)
+  assert isinstance(updated.target, core.FrozenDict)
+  derived = definition.derive_logical_axes(optimizer, axes)
+  assert tuple(derived.target['token_embedder']['embedding']) == ('vocab', 'embed')
+  restored = optimizer.restore_state(optimizer.state_dict())
+  assert jax.tree.structure(restored) == jax.tree.structure(optimizer)
