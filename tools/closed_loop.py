@@ -22,7 +22,7 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _SUITES = flags.DEFINE_list(
     'suites', ['seen', 'unseen', 'unseen_only'], 'Which suites; "backgrounds" is there too.')
 _NUM_EPISODES = flags.DEFINE_integer(
-    'num_episodes', 200, 'Episodes per suite.', lower_bound=1)
+    'num_episodes', 1000, 'Episodes per suite.', lower_bound=1)
 _SPLIT = flags.DEFINE_enum(
     'split', 'test', ['test', 'dev'], 'Seeds: dev for tuning, test for reporting.')
 _NUM_CATEGORIES = flags.DEFINE_integer(
