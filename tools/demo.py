@@ -28,7 +28,7 @@ from rt2_train.evaluation import report
 _ABLATION = flags.DEFINE_bool(
     'ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
 _NUM_EPISODES = flags.DEFINE_integer(
-    'num_episodes', 1000, 'Closed-loop episodes per suite.', lower_bound=1)
+    'closed_loop_episodes', 1000, 'Episodes per suite.', lower_bound=1)
 
 # The demo's gin files name the same place.
 _RUN_DIR = pathlib.Path('runs/demo')

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from typing import Any
 
 from absl import logging
@@ -185,6 +186,10 @@ class Checkpoints:
     """Waits until everything that was started is on disk; raises what went wrong."""
     self._orbax.wait_until_finished()
     self._orbax.close()
+    # Orbax tidies up in a thread that it does not wait for, which fails aloud at interpreter exit.
+    for thread in threading.enumerate():
+      if thread.name.endswith('(_target_setting_result)'):
+        thread.join()
 
 
 def find(path: str) -> str:
