@@ -117,7 +117,9 @@ def decode() -> None:
   from rt2_train.models import vision_language
 
   gin.parse_config_files_and_bindings(
-      [str(_ROOT / 'gin/models/tiny.gin')], [f'IMAGE_SIZE = {_IMAGE_SIZE}', 'VOCAB_SIZE = 1408'])
+      [str(_ROOT / 'gin/models/tiny.gin')], [f'IMAGE_SIZE = {_IMAGE_SIZE}', 'VOCAB_SIZE = 1408'],
+      # The network alone needs neither data nor optimizer, whose macros stay open.
+      finalize_config=False)
   tiny = gin.get_configurable(vision_language.VisionLanguage)()
   print(f'decode: {_DECODE_BATCH} actions of {_ACTION} tokens on {jax.devices()[0].device_kind}; '
         f'median (range) of {_ROUNDS.value} rounds')
