@@ -5,6 +5,7 @@ The genuine T5X drives these definitions too: it asks for `create`, `apply_gradi
 The learning rate always comes from the trainer's schedule, whichever rule follows it.
 """
 
+import abc
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re
@@ -64,7 +65,7 @@ class HyperParams:
   learning_rate: Any = None
 
 
-class OptimizerDef:
+class OptimizerDef(abc.ABC):
   """An update rule. Subclasses say how state starts, changes, and follows the parameters' axes."""
 
   hyper_params: HyperParams = HyperParams()
@@ -72,20 +73,22 @@ class OptimizerDef:
   def create(self, target: Params) -> Optimizer:
     return Optimizer(optimizer_def=self, state=self.init_state(target), target=target)
 
+  @abc.abstractmethod
   def init_state(self, params: Params) -> OptimizerState:
-    raise NotImplementedError
+    """The state before the first update."""
 
+  @abc.abstractmethod
   def apply_gradient(
       self, hyper_params: Any, params: Params, state: OptimizerState, grads: Params
   ) -> tuple[Params, OptimizerState]:
-    raise NotImplementedError
+    """Parameters and state after one update."""
 
   def set_param_axes(self, param_axes: Params) -> None:
     """Tells the rule the logical axis names of each parameter, before `create`."""
 
+  @abc.abstractmethod
   def derive_logical_axes(self, optimizer: Optimizer, param_axes: Params) -> Optimizer:
     """`optimizer` with logical axes in place of arrays; None stands for a replicated array."""
-    raise NotImplementedError
 
 
 class Optax(OptimizerDef):
