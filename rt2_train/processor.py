@@ -19,6 +19,7 @@ from rt2_train import actions
 from rt2_train import grammar as grammar_lib
 from rt2_train import images as images_lib
 from rt2_train import prompts
+from rt2_train import sequences
 from rt2_train import vocabulary as vocabulary_lib
 
 _PROCESSOR_FILE = 'processor.json'
@@ -37,8 +38,11 @@ class Processor:
     vocabulary: text and action integers <-> ids.
     action_space: physical values <-> action integers.
     image_spec: size and number of the frames.
-    inputs_length: L, most tokens of a prompt.
+    inputs_length: most tokens of a prompt's text.
     targets_length: T, most tokens of an answer, EOS included; an action must fit.
+    layout: how the model reads inputs and targets, a name in `sequences.LAYOUTS`.
+    image_tokens: tokens that an image takes inside the prompt (PaLM-E); 0 where the model lays
+      images before the text by itself (PaLI-X).
   """
 
   vocabulary: vocabulary_lib.Vocabulary
@@ -46,12 +50,30 @@ class Processor:
   image_spec: images_lib.ImageSpec
   inputs_length: int
   targets_length: int
+  layout: str = 'encoder_decoder'
+  image_tokens: int = 0
 
   def __post_init__(self):
-    for name in ('inputs_length', 'targets_length'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'processor: {name} is {getattr(self, name)}; it must be at least 1')
+    for name, least in (('inputs_length', 1), ('targets_length', 1), ('image_tokens', 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f'processor: {name} is {getattr(self, name)}; it must be at least {least}')
+    if self.layout not in sequences.LAYOUTS:
+      raise ValueError(
+          f'processor: layout is {self.layout!r}; choose one of {sorted(sequences.LAYOUTS)}')
     grammar_lib.check_fits(self._action_grammar, self.targets_length)
+
+  @property
+  def prompt_length(self) -> int:
+    """L, most tokens of a prompt: its text and the images in it."""
+    return self.inputs_length + self.image_spec.num_images * self.image_tokens
+
+  def features(
+      self, inputs_BxL: np.ndarray, targets_BxT: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
+    """The token features of a batch, as the model reads them; without targets, to be answered."""
+    if targets_BxT is None:
+      targets_BxT = np.zeros((len(inputs_BxL), self.targets_length), np.int32)
+    return sequences.LAYOUTS[self.layout](inputs_BxL, targets_BxT)
 
   def images(
       self, frames: Sequence[bytes | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +110,15 @@ class Processor:
     return self._robot_inputs(instruction)
 
   def text_inputs(self, text: str) -> np.ndarray:
-    """A finished prompt (see `prompts`) as int32 [<=L], cut at `inputs_length`."""
-    return np.array(self.vocabulary.encode(text)[:self.inputs_length], np.int32)
+    """A finished prompt (see `prompts`) as int32 [<=L], its text cut at `inputs_length`.
+
+    Where images stand inside the text, `prompts.IMAGE` marks the place of each; a prompt without
+    marks gets them in front (`prompts.given_images`).
+
+    Raises:
+      ValueError: the prompt marks places for another number of images.
+    """
+    return self._encode_prompt(text, cut=True)
 
   def action_targets(self, values) -> np.ndarray:
     """The tokens of an action, EOS last: float [D] in physical units -> int32 [<=T].
@@ -188,6 +217,8 @@ class Processor:
           images_lib.ImageSpec(**settings['image_spec']),
           settings['inputs_length'],
           settings['targets_length'],
+          settings['layout'],
+          settings['image_tokens'],
       )
       _check_unchanged(directory, 'vocabulary', settings['vocabulary'], vocabulary.fingerprint)
       _check_unchanged(directory, 'image code', settings['pixels'], images_lib.PIXELS)
@@ -208,6 +239,8 @@ class Processor:
         'pixels': images_lib.PIXELS,
         'inputs_length': self.inputs_length,
         'targets_length': self.targets_length,
+        'layout': self.layout,
+        'image_tokens': self.image_tokens,
     }
 
   def _targets_of(self, bins_D: np.ndarray) -> np.ndarray:
@@ -230,13 +263,33 @@ class Processor:
   def _encode_instruction(self, instruction: str) -> np.ndarray:
     if not instruction.strip():
       raise ValueError('the instruction is empty; a robot prompt needs one')
-    ids = np.array(self.vocabulary.encode(prompts.robot(instruction.strip())), np.int32)
-    if len(ids) > self.inputs_length:
-      raise ValueError(
-          f'the prompt of instruction {instruction[:60]!r} takes {len(ids)} tokens, inputs_length '
-          f'is {self.inputs_length}; raise it or shorten the instruction')
+    ids = self._encode_prompt(prompts.robot(instruction.strip()))
     ids.setflags(write=False)  # every caller gets this same array
     return ids
+
+  def _encode_prompt(self, text: str, cut: bool = False) -> np.ndarray:
+    num_images = self.image_spec.num_images if self.image_tokens else 0
+    if num_images and prompts.IMAGE not in text:
+      text = prompts.given_images(text, num_images)
+    # Without images in the text, a mark is text like any other.
+    parts = text.split(prompts.IMAGE) if num_images else [text]
+    if len(parts) - 1 != num_images:
+      raise ValueError(
+          f'prompt {text[:60]!r} marks {len(parts) - 1} images, the model takes {num_images}; '
+          f'write {prompts.IMAGE} once for each')
+    encoded = [self.vocabulary.encode(part) for part in parts]
+    excess = sum(map(len, encoded)) - self.inputs_length
+    if excess > 0 and not cut:
+      raise ValueError(
+          f'the prompt {text[:60]!r} takes {excess + self.inputs_length} tokens, inputs_length is '
+          f'{self.inputs_length}; raise it or shorten the instruction')
+    if excess > 0:
+      encoded[-1] = encoded[-1][:-excess]
+    image = [sequences.IMAGE_TOKEN_ID] * self.image_tokens
+    ids = encoded[0]
+    for part in encoded[1:]:
+      ids = [*ids, *image, *part]
+    return np.array(ids, np.int32)
 
   @functools.cached_property
   def _action_grammar(self) -> grammar_lib.Grammar:

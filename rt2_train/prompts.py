@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 TEMPLATES = {
     'robot': 'Q: what action should the robot take to {instruction}? A:',
-    'palm_e_robot': 'Given <img>. Q: what action should the robot take to {instruction}? A:',
+    'given_images': 'Given {images}. {prompt}',
     'plan': 'Instruction: {instruction}',
     'plan_target': 'Plan: {plan}. Action:',
     'vqa': 'Answer in {lang}: {question}',
@@ -28,6 +28,9 @@ TEMPLATES = {
     'table_success': 'Q: was the task "{instruction}" successful? A:',
 }
 
+# Where an image's tokens go in a prompt whose model reads them inside the text.
+IMAGE = '<img>'
+
 # What stands between a plan and its action; the grammar of a plan waits for it.
 ACTION_MARKER = 'Action:'
 
@@ -40,9 +43,10 @@ def robot(instruction: str) -> str:
   return TEMPLATES['robot'].format(instruction=instruction)
 
 
-def palm_e_robot(instruction: str) -> str:
-  """The same for PaLM-E, with `<img>` where the image tokens go (PaLM-E, section 4)."""
-  return TEMPLATES['palm_e_robot'].format(instruction=instruction)
+def given_images(prompt: str, num_images: int) -> str:
+  """`prompt` with `IMAGE` at each place where an image's tokens go (PaLM-E, section 4)."""
+  images = ' '.join([IMAGE] * num_images)
+  return TEMPLATES['given_images'].format(images=images, prompt=prompt)
 
 
 def plan(instruction: str) -> str:

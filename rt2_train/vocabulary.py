@@ -20,6 +20,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from rt2_train import prompts
+from rt2_train import sequences
 
 NUM_ACTION_TOKENS = 256
 _SPACE = '\u2581'
@@ -102,11 +103,12 @@ class Vocabulary:
     return self._model.encode(text)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of `ids` up to EOS, without padding.
+    """Text of `ids` up to EOS, without padding and images.
 
     Overwritten tokens read as their integers. Ids beyond the vocabulary (a model's table may be
     rounded up) read as the unknown sign.
     """
+    ids = [id_ for id_ in ids if id_ != sequences.IMAGE_TOKEN_ID]
     ids = [id_ if id_ < self.vocab_size else self.unk_id for id_ in self._answer(ids)]
     if self.action_tokens == 'integers':
       return self._model.decode(ids)

@@ -9,7 +9,7 @@ from rt2_train import prompts
 
 @pytest.mark.parametrize('prompt, text', [
     (prompts.robot('pick apple'), 'Q: what action should the robot take to pick apple? A:'),
-    (prompts.palm_e_robot('pick apple'),
+    (prompts.given_images(prompts.robot('pick apple'), 1),
      'Given <img>. Q: what action should the robot take to pick apple? A:'),
     (prompts.plan("I'm hungry."), "Instruction: I'm hungry."),
     (prompts.plan_target('pick rxbar chocolate'), 'Plan: pick rxbar chocolate. Action:'),
@@ -35,7 +35,7 @@ def test_a_prompt_reads_as_the_paper_writes_it(prompt, text):
 def test_every_template_has_a_function_that_fills_it():
   fields = dict.fromkeys(
       ['instruction', 'plan', 'lang', 'question', 'position', 'beginning', 'answer', 'name',
-       'names'], 'x')
+       'names', 'images', 'prompt'], 'x')
   for name, template in prompts.TEMPLATES.items():
     assert callable(getattr(prompts, name))
     assert {field for _, field, _, _ in string.Formatter().parse(template) if field} <= set(fields)

@@ -114,13 +114,13 @@ def decode() -> None:
   """Prints the time to decode actions with and without the grammar, at two vocabulary sizes."""
   import gin
   import jax
-  from rt2_train.models import vision_language
+  from rt2_train.models import pali_x
 
   gin.parse_config_files_and_bindings(
       [str(_ROOT / 'gin/models/tiny.gin')], [f'IMAGE_SIZE = {_IMAGE_SIZE}', 'VOCAB_SIZE = 1408'],
       # The network alone needs neither data nor optimizer, whose macros stay open.
       finalize_config=False)
-  tiny = gin.get_configurable(vision_language.VisionLanguage)()
+  tiny = gin.get_configurable(pali_x.Network)()
   print(f'decode: {_DECODE_BATCH} actions of {_ACTION} tokens on {jax.devices()[0].device_kind}; '
         f'median (range) of {_ROUNDS.value} rounds')
   for name, vocab_size in _VOCAB_SIZES.items():

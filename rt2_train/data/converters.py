@@ -1,7 +1,7 @@
-"""Examples -> what the encoder-decoder model reads, twice: for tf.data and for NumPy.
+"""Examples -> what a model reads, twice: for tf.data and for NumPy.
 
-The SeqIO converter is T5X's `EncDecFeatureConverter` with images; `Batch` is the same for the
-loader and the evaluator, which fill arrays in place. A test holds them equal.
+The SeqIO converters are SeqIO's own with images carried along; `Batch` is the same for the loader
+and the evaluator, which fill arrays in place. A test holds them equal.
 
 Shape suffixes: B rows, L inputs, T targets, n images, H height, W width.
 """
@@ -19,12 +19,20 @@ def task_feature_lengths(processor: Processor) -> dict[str, int]:
   """TASK_FEATURE_LENGTHS of everything `processor` makes."""
   num_images = processor.image_spec.num_images
   return {
-      'inputs': processor.inputs_length,
+      'inputs': processor.prompt_length,
       'targets': processor.targets_length,
       'images': num_images,
       'image_mask': num_images,
       'source': 1,
   }
+
+
+# What belongs to an example as it is.
+_CARRIED = {
+    'images': seqio.FeatureConverter.FeatureSpec(dtype=tf.uint8, rank=4),
+    'image_mask': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
+    'source': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
+}
 
 
 class EncoderDecoderConverter(seqio.EncDecFeatureConverter):
@@ -34,28 +42,26 @@ class EncoderDecoderConverter(seqio.EncDecFeatureConverter):
     ValueError: packing is asked for; an image belongs to one example.
   """
 
-  _CARRIED = {
-      'images': seqio.FeatureConverter.FeatureSpec(dtype=tf.uint8, rank=4),
-      'image_mask': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
-      'source': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
-  }
-  TASK_FEATURES = {**seqio.EncDecFeatureConverter.TASK_FEATURES, **_CARRIED}
-  MODEL_FEATURES = {**seqio.EncDecFeatureConverter.MODEL_FEATURES, **_CARRIED}
+  def __init__(self, pack: bool = False, **kwargs):
+    _refuse_packing(pack)
+    super().__init__(pack=False, passthrough_features=_CARRIED, **kwargs)
+
+
+class DecoderOnlyConverter(seqio.PrefixLMFeatureConverter):
+  """`seqio.PrefixLMFeatureConverter` that carries images, image_mask and source along.
+
+  Raises:
+    ValueError: packing is asked for; an image belongs to one example.
+  """
 
   def __init__(self, pack: bool = False, **kwargs):
-    if pack:
-      raise ValueError('examples with images cannot be packed; set pack = False')
-    super().__init__(pack=False, **kwargs)
+    _refuse_packing(pack)
+    super().__init__(pack=False, passthrough_features=_CARRIED, **kwargs)
 
-  def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    return {**super()._convert_example(features), **{key: features[key] for key in self._CARRIED}}
 
-  def get_model_feature_lengths(
-      self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
-    return {
-        **super().get_model_feature_lengths(task_feature_lengths),
-        **{key: task_feature_lengths[key] for key in self._CARRIED},
-    }
+def _refuse_packing(pack: bool) -> None:
+  if pack:
+    raise ValueError('examples with images cannot be packed; set pack = False')
 
 
 class Batch:
@@ -63,8 +69,9 @@ class Batch:
 
   def __init__(self, rows: int, processor: Processor):
     spec = processor.image_spec
-    self._lengths = {'inputs': processor.inputs_length, 'targets': processor.targets_length}
-    self._inputs_BxL = np.zeros((rows, processor.inputs_length), np.int32)
+    self._processor = processor
+    self._lengths = {'inputs': processor.prompt_length, 'targets': processor.targets_length}
+    self._inputs_BxL = np.zeros((rows, processor.prompt_length), np.int32)
     self._targets_BxT = np.zeros((rows, processor.targets_length), np.int32)
     # Every row's pixels are written whole, so they need no clearing.
     self._images_BxnxHxWx3 = np.empty(
@@ -96,14 +103,9 @@ class Batch:
     self._source_Bx1[row, 0] = source
 
   def features(self) -> dict[str, np.ndarray]:
-    """The filled batch under T5X's names; the decoder reads its targets shifted right."""
-    shifted_BxT = np.zeros_like(self._targets_BxT)
-    shifted_BxT[:, 1:] = self._targets_BxT[:, :-1]
+    """The filled batch under T5X's names, laid out as the processor says."""
     return {
-        'encoder_input_tokens': self._inputs_BxL,
-        'decoder_input_tokens': shifted_BxT,
-        'decoder_target_tokens': self._targets_BxT,
-        'decoder_loss_weights': (self._targets_BxT != 0).astype(np.int32),
+        **self._processor.features(self._inputs_BxL, self._targets_BxT),
         'images': self._images_BxnxHxWx3,
         'image_mask': self._image_mask_Bxn,
         'source': self._source_Bx1,

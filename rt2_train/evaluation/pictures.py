@@ -17,6 +17,7 @@ import matplotlib.ticker
 import numpy as np
 
 from rt2_train import processor as processor_lib
+from rt2_train import sequences
 from rt2_train.evaluation import episodes as episodes_lib
 
 _WIDTH_INCHES, _DPI = 8.0, 150
@@ -268,9 +269,11 @@ def _examples(batches: Sequence[Mapping[str, np.ndarray]], source: int, count: i
   """The first `count` examples (image or None, input ids, target ids) of one source."""
   found = []
   for batch in batches:
+    inputs_BxL = sequences.inputs_of(batch)
+    answers_BxT = batch['decoder_target_tokens'] * batch['decoder_loss_weights']
     for row in np.flatnonzero(np.ravel(batch['source']) == source):
       image = batch['images'][row][0] if batch['image_mask'][row][0] else None
-      found.append((image, batch['encoder_input_tokens'][row], batch['decoder_target_tokens'][row]))
+      found.append((image, inputs_BxL[row], answers_BxT[row]))
       if len(found) == count:
         return found
   return found

@@ -1,10 +1,11 @@
-"""Multi-head attention with T5's relative positions, optional QK-norm, and decoding caches.
+"""Multi-head attention: T5's relative or rotary positions, QK-norm, shared keys, decoding caches.
 
 Scores and softmax are float32. In decoding, self-attention keeps its keys and values in the
 collection `cache` (leaf names and shapes of T5X: `cached_key`, `cached_value` [B, H, D, L] and
 `cache_index`), cross-attention keeps those of the encoder output in `cross`, computed once.
 
-Shape suffixes: B batch, Q queries, K keys, L cache length, E embed, H heads, D head_dim.
+Shape suffixes: B batch, Q queries, K keys, L cache length, E embed, H heads, G heads of keys and
+values, R query heads per such head, D head_dim.
 """
 
 from collections.abc import Callable
@@ -31,19 +32,25 @@ class Attention(nn.Module):
   Attributes:
     heads: number of heads.
     head_dim: width of one head.
+    kv_heads: heads of keys and values, each read by an equal group of query heads; None is one
+      per query head, 1 is multi-query attention.
     scale: factor on the scores; T5 has none and folds it into the initial query kernel.
     qk_norm: kind of the scale-only norm on queries and keys per head (ViT-22B), or None.
+    rope_wavelength: longest wavelength of rotary positions, over 2 pi; None has none.
     embed_axis: logical name of the outer width.
     qkv_bias, out_bias: biases of the projections.
-    cache: 'none', 'self' (one token per call, earlier ones from the cache) or 'cross' (keys
-      and values of `kv` are computed by the call that creates them and then only read).
+    cache: 'none', 'self' (the call that creates the cache may fill it with a prompt, later ones
+      add one token each) or 'cross' (keys and values of `kv` are computed by the call that
+      creates them and then only read).
     cache_length: tokens that the self cache holds.
   """
 
   heads: int
   head_dim: int
+  kv_heads: int | None = None
   scale: float = 1.0
   qk_norm: str | None = None
+  rope_wavelength: float | None = None
   embed_axis: str = 'embed'
   qkv_bias: bool = False
   out_bias: bool = False
@@ -62,26 +69,40 @@ class Attention(nn.Module):
       kv_BxKxE: jax.Array,
       bias_1xHxQxK: jax.Array | None = None,
       mask_Bx1xQxK: jax.Array | None = None,
+      position_BxQ: jax.Array | None = None,
   ) -> jax.Array:
-    """Returns [B, Q, E]; the mask is bool (True: attend) and may broadcast over Q."""
-    query_BxQxHxD = self._project('query', x_BxQxE)
+    """Returns [B, Q, E].
+
+    Args:
+      x_BxQxE: what asks.
+      kv_BxKxE: what is asked.
+      bias_1xHxQxK: added to the scores.
+      mask_Bx1xQxK: bool, True where a query sees a key; may broadcast. With a self cache that holds
+        a prompt, K is the cache's length and the tokens to come are hidden here.
+      position_BxQ: int32, of rotary positions.
+    """
+    query_BxQxHxD = self._project('query', x_BxQxE, position_BxQ)
     if self.cache == 'cross' and self.has_variable('cross', 'cached_key'):
-      key_BxHxDxK = self.get_variable('cross', 'cached_key')
-      value_BxHxDxK = self.get_variable('cross', 'cached_value')
+      key_BxGxDxK = self.get_variable('cross', 'cached_key')
+      value_BxGxDxK = self.get_variable('cross', 'cached_value')
     else:
-      key_BxHxDxK = self._project('key', kv_BxKxE).transpose(0, 2, 3, 1)
-      value_BxHxDxK = self._project('value', kv_BxKxE).transpose(0, 2, 3, 1)
+      key_BxGxDxK = self._project('key', kv_BxKxE, position_BxQ).transpose(0, 2, 3, 1)
+      value_BxGxDxK = self._project('value', kv_BxKxE).transpose(0, 2, 3, 1)
       if self.cache == 'cross':
-        self.put_variable('cross', 'cached_key', key_BxHxDxK)
-        self.put_variable('cross', 'cached_value', value_BxHxDxK)
+        self.put_variable('cross', 'cached_key', key_BxGxDxK)
+        self.put_variable('cross', 'cached_value', value_BxGxDxK)
     if self.cache == 'self':
-      key_BxHxDxK, value_BxHxDxK, bias_1xHxQxK, mask_Bx1xQxK = self._append(
-          key_BxHxDxK, value_BxHxDxK, bias_1xHxQxK
+      key_BxGxDxK, value_BxGxDxK, bias_1xHxQxK, mask_Bx1xQxK = self._append(
+          key_BxGxDxK, value_BxGxDxK, bias_1xHxQxK, mask_Bx1xQxK
       )
 
-    scores_BxHxQxK = jnp.einsum(
-        'bqhd,bhdk->bhqk', query_BxQxHxD, key_BxHxDxK, preferred_element_type=jnp.float32
+    groups = self.kv_heads or self.heads
+    query_BxQxGxRxD = query_BxQxHxD.reshape(*query_BxQxHxD.shape[:2], groups, -1, self.head_dim)
+    scores_BxGxRxQxK = jnp.einsum(
+        'bqgrd,bgdk->bgrqk', query_BxQxGxRxD, key_BxGxDxK, preferred_element_type=jnp.float32
     )
+    b, _, _, q, k = scores_BxGxRxQxK.shape
+    scores_BxHxQxK = scores_BxGxRxQxK.reshape(b, self.heads, q, k)
     if self.scale != 1.0:
       scores_BxHxQxK = scores_BxHxQxK * self.scale
     if bias_1xHxQxK is not None:
@@ -90,43 +111,72 @@ class Attention(nn.Module):
       scores_BxHxQxK = jnp.where(mask_Bx1xQxK, scores_BxHxQxK, _MASKED)
     weights_BxHxQxK = jax.nn.softmax(scores_BxHxQxK).astype(self.dtype)
     weights_BxHxQxK = layers.dropout(self.dropout_rate, self.deterministic)(weights_BxHxQxK)
-    y_BxQxHxD = jnp.einsum('bhqk,bhdk->bqhd', weights_BxHxQxK, value_BxHxDxK)
+    y_BxQxGxRxD = jnp.einsum(
+        'bgrqk,bgdk->bqgrd', weights_BxHxQxK.reshape(b, groups, -1, q, k), value_BxGxDxK)
+    y_BxQxHxD = y_BxQxGxRxD.reshape(b, q, self.heads, self.head_dim)
     y_BxQxHxD = checkpoint_name(y_BxQxHxD, 'attn')
     return layers.Dense(
         x_BxQxE.shape[-1:], ('heads', 'kv', self.embed_axis), in_dims=2, use_bias=self.out_bias,
         kernel_init=self.kernel_init, dtype=self.dtype, name='out',
     )(y_BxQxHxD)
 
-  def _project(self, name: str, x_BxLxE: jax.Array) -> jax.Array:
+  def _project(
+      self, name: str, x_BxLxE: jax.Array, position_BxL: jax.Array | None = None
+  ) -> jax.Array:
     kernel_init = self.kernel_init
     if name == 'query' and self.query_init is not None:
       kernel_init = self.query_init
+    heads, axis = self.heads, 'heads'
+    if name != 'query' and self.kv_heads not in (None, self.heads):
+      heads, axis = self.kv_heads, 'kv_heads'
     y_BxLxHxD = layers.Dense(
-        (self.heads, self.head_dim), (self.embed_axis, 'heads', 'kv'), use_bias=self.qkv_bias,
+        (heads, self.head_dim), (self.embed_axis, axis, 'kv'), use_bias=self.qkv_bias,
         kernel_init=kernel_init, dtype=self.dtype, name=name,
     )(x_BxLxE)
-    y_BxLxHxD = layers.constrain(y_BxLxHxD, ('batch', 'length', 'heads', 'kv'))
+    y_BxLxHxD = layers.constrain(y_BxLxHxD, ('batch', 'length', axis, 'kv'))
     y_BxLxHxD = checkpoint_name(y_BxLxHxD, 'qkv')
     if self.qk_norm and name != 'value':
       y_BxLxHxD = layers.Norm('kv', self.qk_norm, dtype=self.dtype, name=f'{name}_norm')(y_BxLxHxD)
+    if self.rope_wavelength and name != 'value':
+      y_BxLxHxD = rotate(y_BxLxHxD, position_BxL, self.rope_wavelength)
     return y_BxLxHxD
 
-  def _append(self, key_BxHxDx1, value_BxHxDx1, bias_1xHxLxL):
-    """Writes one token into the cache; returns all keys and values, its bias row and mask."""
+  def _append(self, key_BxGxDxQ, value_BxGxDxQ, bias_1xHxLxL, mask_Bx1xQxL):
+    """Writes tokens into the cache; returns what they attend to, with its bias and mask."""
     ready = self.has_variable('cache', 'cached_key')
-    shape = key_BxHxDx1.shape[:3] + (self.cache_length,)
-    key = self.variable('cache', 'cached_key', jnp.zeros, shape, key_BxHxDx1.dtype)
-    value = self.variable('cache', 'cached_value', jnp.zeros, shape, value_BxHxDx1.dtype)
+    shape = key_BxGxDxQ.shape[:3] + (self.cache_length,)
+    key = self.variable('cache', 'cached_key', jnp.zeros, shape, key_BxGxDxQ.dtype)
+    value = self.variable('cache', 'cached_value', jnp.zeros, shape, value_BxGxDxQ.dtype)
     index = self.variable('cache', 'cache_index', lambda: jnp.zeros((), jnp.int32))
-    position = index.value
-    if ready:
+    position, length = index.value, key_BxGxDxQ.shape[-1]
+    # The call that creates the cache of an encoder-decoder only asks for its shapes.
+    if ready or length > 1:
       write = jax.lax.dynamic_update_slice_in_dim
-      key.value = write(key.value, key_BxHxDx1, position, axis=3)
-      value.value = write(value.value, value_BxHxDx1, position, axis=3)
-      index.value = position + 1
-    bias_1xHx1xL = jax.lax.dynamic_slice_in_dim(bias_1xHxLxL, position, 1, axis=2)
-    seen_1x1x1xL = (jnp.arange(self.cache_length) <= position)[None, None, None]
-    return key.value, value.value, bias_1xHx1xL, seen_1x1x1xL
+      key.value = write(key.value, key_BxGxDxQ, position, axis=3)
+      value.value = write(value.value, value_BxGxDxQ, position, axis=3)
+      index.value = position + length
+    if length > 1:
+      return key_BxGxDxQ, value_BxGxDxQ, bias_1xHxLxL, mask_Bx1xQxL
+    if bias_1xHxLxL is not None:
+      bias_1xHxLxL = jax.lax.dynamic_slice_in_dim(bias_1xHxLxL, position, 1, axis=2)
+    seen_Bx1x1xL = (jnp.arange(self.cache_length) <= position)[None, None, None]
+    if mask_Bx1xQxL is not None:
+      seen_Bx1x1xL = seen_Bx1x1xL & mask_Bx1xQxL
+    return key.value, value.value, bias_1xHxLxL, seen_Bx1x1xL
+
+
+def rotate(x_BxLxHxD: jax.Array, position_BxL: jax.Array, wavelength: float) -> jax.Array:
+  """Rotary positions (Su et al. 2021): turns element i of each half with its fellow.
+
+  The angle is position / wavelength ** (2 i / D); computed in float32.
+  """
+  half = x_BxLxHxD.shape[-1] // 2
+  frequency_D = wavelength ** -(np.arange(half, dtype=np.float32) / half)
+  angle_BxLx1xD = position_BxL[..., None, None].astype(jnp.float32) * frequency_D
+  cos, sin = jnp.cos(angle_BxLx1xD), jnp.sin(angle_BxLx1xD)
+  first, second = jnp.split(x_BxLxHxD.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+  return turned.astype(x_BxLxHxD.dtype)
 
 
 class RelativePositions(nn.Module):

@@ -5,12 +5,11 @@ Shape suffixes: B batch, T target length, V vocabulary, S grammar states, C toke
 
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from rt2_train.models import vision_language
 
 _PAD = 0
 
@@ -51,53 +50,37 @@ class GrammarMask:
     return jnp.asarray(self._next_SxC)[state_B, jnp.asarray(self._token_class_V)[token_B]]
 
 
-def network(
-    module: vision_language.VisionLanguage,
-    params: Any,
-    encoder_input_tokens_BxL: jax.Array,
-    images_BxnxHxWx3: jax.Array,
-    image_mask_Bxn: jax.Array,
-    length: int,
-) -> tuple[Callable[[jax.Array, Any], tuple[jax.Array, Any]], Any]:
-  """Encodes the inputs once; returns `next_logits` and `cache` for `decode` of `length` tokens."""
-  module, variables = module.clone(cache_length=length), {'params': params}
-  encoded, valid = module.apply(
-      variables, encoder_input_tokens_BxL, images_BxnxHxWx3, image_mask_Bxn, method='encode')
-  first_Bx1 = jnp.full((encoder_input_tokens_BxL.shape[0], 1), _PAD, jnp.int32)
-  _, created = module.apply(
-      variables, first_Bx1, encoded, valid, method='decode', mutable=['cache', 'cross'])
-  # Only the self-attention cache changes from token to token; keys and values of the encoded
-  # inputs stay outside the loop's carry.
-  variables['cross'] = created['cross']
+class Start(NamedTuple):
+  """A network that has read its prompts and is about to write.
 
-  def next_logits(token_B, cache):
-    logits_Bx1xV, changed = module.apply(
-        {**variables, 'cache': cache}, token_B[:, None], encoded, valid, method='decode',
-        mutable=['cache'])
-    return logits_Bx1xV[:, 0], changed['cache']
+  Attributes:
+    next_logits: maps (token int32 [B], cache) to (logits float32 [B, V] of the next token, cache).
+    cache: state of `next_logits` before its first call.
+    length: T, the most tokens of an answer, EOS included.
+    token_B: what `next_logits` is called with first; or
+    logits_BxV: those of the first token, where reading the prompts has given them.
+  """
 
-  return next_logits, created['cache']
+  next_logits: Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+  cache: Any
+  length: int
+  token_B: jax.Array | None = None
+  logits_BxV: jax.Array | None = None
 
 
 def decode(
-    next_logits: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
-    cache: Any,
+    start: Start,
     *,
-    batch_size: int,
-    length: int,
     eos_id: int,
     mask: GrammarMask | None = None,
     start_B: jax.Array | None = None,
     temperature: float = 0.0,
     rng: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Writes tokens until every row has ended or `length` is reached.
+  """Writes tokens until every row has ended or `start.length` is reached.
 
   Args:
-    next_logits: maps (token int32 [B], cache) to (logits float32 [B, V] of the next token, cache).
-    cache: state of `next_logits` before the first token.
-    batch_size: B.
-    length: T, the most tokens of an answer, EOS included.
+    start: the network, with the prompts read.
     eos_id: id that ends a row.
     mask: what the rows may say; anything when None.
     start_B: int32 [B], the grammar state of each row before its first token.
@@ -115,6 +98,8 @@ def decode(
     raise ValueError(f'temperature {temperature} needs to be 0, or above 0 with an rng key')
   if mask is not None and start_B is None:
     raise ValueError('a grammar mask needs the start state of every row')
+  first = start.token_B if start.logits_BxV is None else start.logits_BxV
+  batch_size, length = first.shape[0], start.length
   if start_B is None:
     start_B = jnp.zeros(batch_size, jnp.int32)
 
@@ -122,9 +107,8 @@ def decode(
     position, *_, done_B, _ = carry
     return (position < length) & ~jnp.all(done_B)
 
-  def step(carry):
-    position, tokens_BxT, last_B, score_B, state_B, done_B, cache = carry
-    logits_BxV, cache = next_logits(last_B, cache)
+  def write(logits_BxV, carry):
+    position, tokens_BxT, _, score_B, state_B, done_B, cache = carry
     if mask is not None:
       logits_BxV = mask.apply(logits_BxV, state_B)
     if temperature:
@@ -143,10 +127,18 @@ def decode(
         position + 1, tokens_BxT, token_B, score_B, state_B, done_B | (token_B == eos_id), cache
     )
 
+  def step(carry):
+    *others, cache = carry
+    logits_BxV, cache = start.next_logits(carry[2], cache)
+    return write(logits_BxV, (*others, cache))
+
+  token_B = jnp.full(batch_size, _PAD, jnp.int32) if start.token_B is None else start.token_B
   carry = (
-      jnp.int32(0), jnp.full((batch_size, length), _PAD, jnp.int32),
-      jnp.full(batch_size, _PAD, jnp.int32), jnp.zeros(batch_size, jnp.float32),
-      start_B.astype(jnp.int32), jnp.zeros(batch_size, bool), cache,
+      jnp.int32(0), jnp.full((batch_size, length), _PAD, jnp.int32), token_B,
+      jnp.zeros(batch_size, jnp.float32), start_B.astype(jnp.int32),
+      jnp.zeros(batch_size, bool), start.cache,
   )
+  if start.logits_BxV is not None:
+    carry = write(start.logits_BxV, carry)
   _, tokens_BxT, _, score_B, *_ = jax.lax.while_loop(unfinished, step, carry)
   return tokens_BxT, score_B

@@ -53,11 +53,7 @@ class EncoderDecoderConfig:
   def __post_init__(self):
     # JSON and gin give lists; a frozen config is hashable.
     object.__setattr__(self, 'activations', tuple(self.activations))
-    unknown = [name for name in self.activations if name not in layers.ACTIVATIONS]
-    if unknown or not self.activations:
-      raise ValueError(
-          f'activations are {self.activations}; choose out of {sorted(layers.ACTIVATIONS)}'
-      )
+    layers.check_activations(self.activations)
     if self.relative_positions not in _RELATIVE_POSITIONS:
       raise ValueError(
           f'relative_positions is {self.relative_positions!r}; choose one of {_RELATIVE_POSITIONS}'
@@ -147,18 +143,7 @@ class Decoder(nn.Module):
         remat_policy=config.remat_policy if not self.cache_length else 'none',
     )
     x_BxTxE = drop()(layers.Norm(dtype=config.dtype, name='decoder_norm')(x_BxTxE))
-    if config.tied_embeddings:
-      logits_BxTxV = self.token_embedder.logits(x_BxTxE)
-    else:
-      logits_BxTxV = layers.Dense(
-          (config.vocab_size,), ('embed', 'vocab'), dtype=config.dtype, out_dtype=jnp.float32,
-          name='logits_dense')(x_BxTxE)
-    scale = config.logits_scale
-    if scale is None:
-      scale = config.width ** -0.5 if config.tied_embeddings else 1.0
-    if scale != 1.0:
-      logits_BxTxV = logits_BxTxV * scale
-    return layers.constrain(logits_BxTxV, ('batch', 'length', 'vocab'))
+    return layers.logits(config, self.token_embedder, x_BxTxE)
 
 
 class DecoderLayer(nn.Module):

@@ -16,8 +16,10 @@ from flax.linen import partitioning
 import jax
 import jax.numpy as jnp
 
+from rt2_train.models import sharding
+
 param_with_axes = partitioning.param_with_axes
-constrain = partitioning.with_sharding_constraint
+constrain = sharding.constrain
 
 fan_in_normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
@@ -61,14 +63,15 @@ class Dense(nn.Module):
     kernel = param_with_axes(
         'kernel', init, inputs + features, jnp.float32, axes=tuple(self.kernel_axes)
     )
+    kernel = sharding.gather(kernel.astype(self.dtype), self.kernel_axes)
     # One token axis instead of batch and length: XLA's CPU backend otherwise lays the hidden
     # activations out for the kernel's gradient, which nearly doubles the time of an MLP.
     tokens = x.shape[:x.ndim - self.in_dims]
     contract = tuple(range(1, self.in_dims + 1)), tuple(range(self.in_dims))
     out_dtype = self.out_dtype or self.dtype
     y = jax.lax.dot_general(
-        x.astype(self.dtype).reshape(-1, *inputs), kernel.astype(self.dtype),
-        (contract, ((), ())), preferred_element_type=out_dtype,
+        x.astype(self.dtype).reshape(-1, *inputs), kernel, (contract, ((), ())),
+        preferred_element_type=out_dtype,
     ).reshape(*tokens, *features)
     if self.use_bias:
       bias = param_with_axes(
@@ -167,6 +170,32 @@ class Mlp(nn.Module):
     hidden = dropout(self.dropout_rate, self.deterministic)(hidden)
     hidden = constrain(hidden, ('batch', 'length', 'mlp'))
     return dense(x_BxLxE.shape[-1:], ('mlp', self.embed_axis), name='wo')(hidden)
+
+
+def logits(config: Any, token_embedder: Embed, x_BxLxE: jax.Array) -> jax.Array:
+  """Scores of every token, float32 [B, L, V]; called inside a module's compact method.
+
+  `config` says vocab_size, width, dtype, tied_embeddings (from the token table, or from an own
+  layer `logits_dense`) and logits_scale (None is width ** -0.5 when tied and 1 when not).
+  """
+  if config.tied_embeddings:
+    logits_BxLxV = token_embedder.logits(x_BxLxE)
+  else:
+    logits_BxLxV = Dense(
+        (config.vocab_size,), ('embed', 'vocab'), dtype=config.dtype, out_dtype=jnp.float32,
+        name='logits_dense')(x_BxLxE)
+  scale = config.logits_scale
+  if scale is None:
+    scale = config.width ** -0.5 if config.tied_embeddings else 1.0
+  if scale != 1.0:
+    logits_BxLxV = logits_BxLxV * scale
+  return constrain(logits_BxLxV, ('batch', 'length', 'vocab'))
+
+
+def check_activations(names: Sequence[str]) -> None:
+  """Raises ValueError when one of `names` is no activation, or there is none."""
+  if not names or any(name not in ACTIVATIONS for name in names):
+    raise ValueError(f'activations are {tuple(names)}; choose out of {sorted(ACTIVATIONS)}')
 
 
 def dropout(rate: float, deterministic: bool) -> nn.Dropout:

@@ -24,9 +24,10 @@ class LogicalAxis:
 
 LOGICAL_AXES: dict[str, LogicalAxis] = {
     'vocab': LogicalAxis('COLUMN', 'token ids of the embedding and the output layer'),
-    'embed': LogicalAxis('ROW', 'width of the encoder-decoder'),
+    'embed': LogicalAxis('ROW', 'width of the language half'),
     'mlp': LogicalAxis('COLUMN', 'hidden width of an MLP, vision tower included'),
     'heads': LogicalAxis('COLUMN', 'attention heads, vision tower included'),
+    'kv_heads': LogicalAxis('COLUMN', 'heads of keys and values, where query heads share them'),
     'kv': LogicalAxis('COLUMN', 'width of one attention head'),
     'relpos_buckets': LogicalAxis('NONE', 'buckets of relative positions'),
     'layers': LogicalAxis('BATCH', 'scanned layers'),

@@ -1,40 +1,43 @@
-"""PaLI-X as the object that trainers drive: losses, metrics, scores and predictions of one network.
+"""What trainers drive: losses, metrics, scores and predictions of a vision-language network.
 
 Satisfies T5X's model contract by shape, importing neither T5X nor SeqIO: the feature converter and
-the vocabulary are handed in.
+the vocabulary are handed in. `pali_x` and `palm_e` say what their networks read and how they decode.
 
-Shape suffixes: B batch, T target length.
+Shape suffixes: B batch, T target length, V vocabulary.
 """
 
+import abc
 from collections.abc import Mapping, Sequence
+import copy
 import dataclasses
 from typing import Any
 import zlib
 
 import flax
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rt2_train import sequences
 from rt2_train.models import decoding
-from rt2_train.models import encoder_decoder
 from rt2_train.models import losses
-from rt2_train.models import vision_language
-from rt2_train.models import vit
 
 Batch = Mapping[str, jax.Array]
 
 _EOS = 1
 
 
-class PaLIX:
-  """PaLI-X (RT-2, section 3.1): a ViT and an encoder-decoder, trained on target text.
+class VisionLanguageModel(abc.ABC):
+  """A network that answers text about images with text, trained on the answers.
 
-  A batch holds `encoder_input_tokens` int32 [B, L], `decoder_input_tokens` and
-  `decoder_target_tokens` int32 [B, T], `decoder_loss_weights` [B, T] (targets that are no padding
-  when absent), `images` uint8 [B, n, H, W, 3], `image_mask` int32 [B, n] (all real when absent).
+  A batch holds the token features of its layout (see `rt2_train.sequences`), `images` uint8
+  [B, n, H, W, 3], `image_mask` int32 [B, n] (all real when absent), and for losses per task
+  `source` int32 [B, 1]. `decoder_loss_weights` may be absent: then all but padding counts.
 
   Attributes:
-    module: the network.
+    layout: name in `sequences.LAYOUTS`.
+    module: the network; has `vit_config`, `config` (of its language half) and `scan_layers`.
     optimizer_def: what the trainer makes its optimizer from.
     processor: turns observations into inputs; its grammar constrains answers. Decoding is free
       when None.
@@ -42,9 +45,11 @@ class PaLIX:
     input_vocabulary, output_vocabulary: as SeqIO tasks have them, or the processor's.
   """
 
+  layout: str
+
   def __init__(
       self,
-      module: vision_language.VisionLanguage,
+      module: nn.Module,
       optimizer_def: Any = None,
       processor: Any = None,
       feature_converter_cls: Any = None,
@@ -71,10 +76,10 @@ class PaLIX:
       ValueError: the processor's tokens or images do not fit the module, or an unknown factor.
     """
     losses.check_factor(loss_normalizing_factor)
-    if processor is not None:
-      _check_fits(module, processor)
-      vocabulary = processor.vocabulary if vocabulary is None else vocabulary
     self.module = module
+    if processor is not None:
+      self._check_fits(module, processor)
+      vocabulary = processor.vocabulary if vocabulary is None else vocabulary
     self.optimizer_def = optimizer_def
     self.processor = processor
     self.FEATURE_CONVERTER_CLS = feature_converter_cls  # pylint: disable=invalid-name
@@ -89,6 +94,18 @@ class PaLIX:
       grammar, self._starts = processor.grammar()
       self._mask = decoding.GrammarMask(
           grammar.token_class_V, grammar.next_SxC, module.config.vocab_size)
+
+  @abc.abstractmethod
+  def network_inputs(self, batch: Batch) -> tuple[jax.Array | None, ...]:
+    """What `module` is called with; a feature that the batch lacks is None."""
+
+  @abc.abstractmethod
+  def targets(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The targets that the network's logits are for, int32 [B, T], and their loss weights."""
+
+  @abc.abstractmethod
+  def start_decoding(self, params: Any, batch: Batch, length: int) -> decoding.Start:
+    """Reads the prompts once; decoding of up to `length` tokens goes on from there."""
 
   def get_initial_variables(
       self,
@@ -105,7 +122,7 @@ class PaLIX:
         key: jnp.ones(tuple(shape), types.get(key, jnp.int32))
         for key, shape in input_shapes.items()
     }
-    return flax.core.freeze(self.module.init(rng, *_network_inputs(batch)))
+    return flax.core.freeze(self.module.init(rng, *self.network_inputs(batch)))
 
   def loss_fn(
       self, params: Any, batch: Batch, dropout_rng: jax.Array | None
@@ -141,14 +158,14 @@ class PaLIX:
     It needs no forward pass: the gradient of a batch is the sum over its microbatches of
     gradient x normalizer, divided by the normalizer of the whole batch.
     """
-    return losses.normalizer(_loss_weights(batch), self._factor)
+    return losses.normalizer(loss_weights(batch), self._factor)
 
   def score_batch(self, params: Any, batch: Batch) -> jax.Array:
     """Log-probability of each row's targets, float32 [B]."""
+    targets_BxT, weights_BxT = self.targets(batch)
     per_token = losses.token_losses(
-        self._logits(params, batch, None), batch['decoder_target_tokens'],
-        z_loss=0.0, label_smoothing=0.0)
-    return -losses.row_sums(per_token, _loss_weights(batch)).loss_B
+        self._logits(params, batch, None), targets_BxT, z_loss=0.0, label_smoothing=0.0)
+    return -losses.row_sums(per_token, weights_BxT).loss_B
 
   def predict_batch(
       self, params: Any, batch: Batch, rng: jax.Array | None = None
@@ -172,36 +189,62 @@ class PaLIX:
 
     Args:
       params: parameters.
-      batch: the encoder side of a batch.
+      batch: one whose targets are not looked at.
       rng: key for sampling.
       temperature: 0 is greedy; a Python number, since it shapes the program.
-      decode_length: T; by default that of `decoder_input_tokens`, or the processor's.
+      decode_length: T; by default the processor's, or else that of the batch's targets.
 
     Returns:
       Tokens int32 [B, T], padded after EOS, and {'scores': float32 [B]}: the log-probability of
       each answer among those the grammar allows.
     """
-    length = self._decode_length(batch, decode_length)
-    tokens, _, images, image_mask = _network_inputs(batch)
-    next_logits, cache = decoding.network(
-        self.module, params, tokens, images, image_mask, length)
+    start = self.start_decoding(params, batch, self._decode_length(batch, decode_length))
     answers_BxT, score_B = decoding.decode(
-        next_logits, cache, batch_size=tokens.shape[0], length=length,
-        eos_id=self._eos_id, mask=self._mask,
+        start, eos_id=self._eos_id, mask=self._mask,
         start_B=None if self._mask is None else self._grammar_starts(batch),
         temperature=temperature, rng=rng,
     )
     return answers_BxT, {'scores': score_B}
 
-  def architecture(self) -> dict[str, Any]:
-    """What `from_architecture` rebuilds this model from, ready for JSON."""
+  def batch_shapes(
+      self, *, batch_size: int, inputs_length: int, targets_length: int, num_images: int = 1
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch; `inputs_length` counts text, image tokens inside it come on top.
+    """
+    config = self.module.vit_config
+    length = inputs_length + num_images * self.image_tokens
+    row = sequences.LAYOUTS[self.layout](
+        np.zeros((1, length), np.int32), np.zeros((1, targets_length), np.int32))
+    row['images'] = np.zeros((1, num_images, config.image_height, config.image_width, 3), np.uint8)
+    row['image_mask'] = np.zeros((1, num_images), np.int32)
+    row['source'] = np.zeros((1, 1), np.int32)
     return {
-        'model': 'PaLIX',
+        name: jax.ShapeDtypeStruct((batch_size, *feature.shape[1:]), feature.dtype)
+        for name, feature in row.items()
+    }
+
+  @property
+  def image_tokens(self) -> int:
+    """Tokens that each image takes inside the text."""
+    return 0
+
+  def with_remat_policy(self, name: str) -> 'VisionLanguageModel':
+    """The same model, rematerialised by the policy of that name in all its towers."""
+    module = self.module
+    model = copy.copy(self)
+    model.module = module.clone(
+        vit_config=dataclasses.replace(module.vit_config, remat_policy=name),
+        config=dataclasses.replace(module.config, remat_policy=name),
+    )
+    return model
+
+  def architecture(self) -> dict[str, Any]:
+    """What `architectures.from_json` rebuilds this model from, ready for JSON."""
+    config = dataclasses.asdict(self.module.config)
+    return {
+        'model': type(self).__name__,
         'vit': dataclasses.asdict(self.module.vit_config),
-        'encoder_decoder': {
-            **dataclasses.asdict(self.module.config),
-            'activations': list(self.module.config.activations),
-        },
+        'language': config | {'activations': list(config['activations'])},
         'projection_bias': self.module.projection_bias,
         'z_loss': self._z_loss,
         'label_smoothing': self._label_smoothing,
@@ -212,88 +255,65 @@ class PaLIX:
   def _logits(self, params, batch, dropout_rng):
     module = self.module.clone(deterministic=dropout_rng is None)
     rngs = None if dropout_rng is None else {'dropout': dropout_rng}
-    return module.apply({'params': params}, *_network_inputs(batch), rngs=rngs)
+    return module.apply({'params': params}, *self.network_inputs(batch), rngs=rngs)
 
   def _row_losses(self, params, batch, dropout_rng):
+    targets_BxT, weights_BxT = self.targets(batch)
     per_token = losses.token_losses(
-        self._logits(params, batch, dropout_rng), batch['decoder_target_tokens'],
+        self._logits(params, batch, dropout_rng), targets_BxT,
         z_loss=self._z_loss, label_smoothing=self._label_smoothing)
-    return losses.row_sums(per_token, _loss_weights(batch))
+    return losses.row_sums(per_token, weights_BxT)
 
   def _decode_length(self, batch, decode_length):
     if decode_length is not None:
       return decode_length
-    if 'decoder_input_tokens' in batch:
-      return batch['decoder_input_tokens'].shape[1]
-    if self.processor is None:
-      raise ValueError('decoding needs decode_length, decoder_input_tokens or a processor')
-    return self.processor.targets_length
+    if self.processor is not None:
+      return self.processor.targets_length
+    if 'decoder_target_tokens' in batch:
+      return batch['decoder_target_tokens'].shape[1]
+    raise ValueError('decoding needs decode_length, decoder_target_tokens or a processor')
 
   def _grammar_starts(self, batch):
     if 'grammar_state' in batch:
       return batch['grammar_state']
-    rows = batch['encoder_input_tokens'].shape[0]
+    rows = batch['images'].shape[0]
     if 'source' not in batch:
       return jnp.full(rows, self._starts['question'], jnp.int32)
     sources = [zlib.crc32(name.encode()) & 0x7fffffff for name in self._action_sources]
     is_action_B = jnp.isin(batch['source'].reshape(rows), jnp.asarray(sources, jnp.int32))
     return jnp.where(is_action_B, self._starts['action'], self._starts['question'])
 
-
-def from_architecture(
-    architecture: Mapping[str, Any],
-    processor: Any = None,
-    optimizer_def: Any = None,
-    feature_converter_cls: Any = None,
-    vocabulary: Any = None,
-) -> PaLIX:
-  """The model that `PaLIX.architecture` described.
-
-  Raises:
-    ValueError: another model, or fields that this version does not know.
-  """
-  fields = dict(architecture)
-  name = fields.pop('model', None)
-  if name != 'PaLIX':
-    raise ValueError(f'architecture names the model {name!r}, only PaLIX is known here')
-  try:
-    module = vision_language.VisionLanguage(
-        vit.ViTConfig(**fields.pop('vit')),
-        encoder_decoder.EncoderDecoderConfig(**fields.pop('encoder_decoder')),
-        projection_bias=fields.pop('projection_bias'),
-    )
-    return PaLIX(
-        module, optimizer_def, processor, feature_converter_cls, vocabulary, **fields)
-  except (KeyError, TypeError) as error:
-    raise ValueError(
-        f'architecture does not fit this version of PaLIX: {error}; '
-        'use the version that wrote the checkpoint'
-    ) from error
+  def _check_fits(self, module: nn.Module, processor: Any) -> None:
+    vocab_size, known = module.config.vocab_size, processor.vocabulary.vocab_size
+    if known > vocab_size:
+      raise ValueError(
+          f'the tokenizer has {known} ids, the model {vocab_size}; raise vocab_size of '
+          f'{type(module.config).__name__}'
+      )
+    spec, config = processor.image_spec, module.vit_config
+    if (spec.height, spec.width) != (config.image_height, config.image_width):
+      raise ValueError(
+          f'the processor makes images of {spec.height}x{spec.width}, the model takes '
+          f'{config.image_height}x{config.image_width}; set both alike'
+      )
+    tokens = self.image_tokens
+    if (processor.layout, processor.image_tokens) != (self.layout, tokens):
+      raise ValueError(
+          f'the processor lays examples out as {processor.layout!r} with {processor.image_tokens} '
+          f'tokens per image inside the text, {type(self).__name__} reads {self.layout!r} with '
+          f'{tokens}; set Processor.layout and Processor.image_tokens so'
+      )
 
 
-def _network_inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]:
-  images = batch['images']
-  image_mask = batch.get('image_mask')
+def images_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """The images of a batch and which of them are real."""
+  images, image_mask = batch['images'], batch.get('image_mask')
   if image_mask is None:
     image_mask = jnp.ones(images.shape[:2], jnp.int32)
-  return batch['encoder_input_tokens'], batch.get('decoder_input_tokens'), images, image_mask
+  return images, image_mask
 
 
-def _loss_weights(batch: Batch) -> jax.Array:
+def loss_weights(batch: Batch) -> jax.Array:
+  """The weight of each target token [B, T]; 1 for all but padding when the batch says nothing."""
   weights = batch.get('decoder_loss_weights')
   return batch['decoder_target_tokens'] != 0 if weights is None else weights
-
-
-def _check_fits(module: vision_language.VisionLanguage, processor: Any) -> None:
-  vocab_size, known = module.config.vocab_size, processor.vocabulary.vocab_size
-  if known > vocab_size:
-    raise ValueError(
-        f'the tokenizer has {known} ids, the model {vocab_size}; raise vocab_size of '
-        'EncoderDecoderConfig'
-    )
-  spec, config = processor.image_spec, module.vit_config
-  if (spec.height, spec.width) != (config.image_height, config.image_width):
-    raise ValueError(
-        f'the processor makes images of {spec.height}x{spec.width}, the model takes '
-        f'{config.image_height}x{config.image_width}; set both alike'
-    )

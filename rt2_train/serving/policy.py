@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from rt2_train import actions as actions_lib
 from rt2_train import processor as processor_lib
 from rt2_train import prompts
+from rt2_train.models import architectures
 from rt2_train.models import vlm
 
 
@@ -64,7 +65,7 @@ class Policy:
 
   def __init__(
       self,
-      model: vlm.PaLIX,
+      model: vlm.VisionLanguageModel,
       params: Any,
       processor: processor_lib.Processor,
       temperature: float = 0.0,
@@ -120,7 +121,7 @@ class Policy:
     if not architecture.exists():
       raise FileNotFoundError(f'{architecture} is missing; serve a checkpoint that has its assets')
     processor = processor_lib.Processor.load(assets)
-    model = vlm.from_architecture(json.loads(architecture.read_text()), processor=processor)
+    model = architectures.from_json(json.loads(architecture.read_text()), processor=processor)
     params = read_params(directory, ema=(directory / 'ema').is_dir() if ema is None else ema)
     _check_fits(params, model, processor, directory)
     return cls(model, params, processor, **kwargs)
@@ -155,12 +156,10 @@ class Policy:
         state = self._start['question']
     except ValueError as error:
       raise ValueError(f'observation {index}: {error}') from error
-    inputs_L = np.zeros(processor.inputs_length, np.int32)
+    inputs_L = np.zeros(processor.prompt_length, np.int32)
     inputs_L[: len(inputs)] = inputs
     return {
-        'encoder_input_tokens': inputs_L,
-        # Says only how many tokens to decode; decoding starts from the pad id.
-        'decoder_input_tokens': np.zeros(processor.targets_length, np.int32),
+        'inputs': inputs_L,
         'images': images,
         'image_mask': image_mask,
         'grammar_state': np.int32(state),
@@ -172,6 +171,7 @@ class Policy:
     # A copy of a real row is the safest padding: no row sees another.
     padded = [*rows, *[rows[0]] * (size - len(rows))]
     batch = {name: np.stack([row[name] for row in padded]) for name in rows[0]}
+    batch |= self.processor.features(batch.pop('inputs'))
     rng = jax.random.fold_in(self._rng, next(self._calls))
     return np.asarray(self._decode(self._params, batch, rng))[: len(rows)]
 
@@ -249,17 +249,13 @@ def read_params(checkpoint: pathlib.Path, *, ema: bool = False) -> Any:
 
 
 def _check_fits(
-    params: Any, model: vlm.PaLIX, processor: processor_lib.Processor, directory: pathlib.Path
+    params: Any, model: vlm.VisionLanguageModel, processor: processor_lib.Processor, directory: pathlib.Path
 ) -> None:
   """Raises ValueError at the first parameter that the model has not, or has in another shape."""
-  spec = processor.image_spec
-  shapes = {
-      'encoder_input_tokens': (1, processor.inputs_length),
-      'decoder_input_tokens': (1, processor.targets_length),
-      'decoder_target_tokens': (1, processor.targets_length),
-      'images': (1, spec.num_images, spec.height, spec.width, 3),
-      'image_mask': (1, spec.num_images),
-  }
+  batch = model.batch_shapes(
+      batch_size=1, inputs_length=processor.inputs_length,
+      targets_length=processor.targets_length, num_images=processor.image_spec.num_images)
+  shapes = {name: feature.shape for name, feature in batch.items()}
   expected = jax.eval_shape(
       lambda rng: model.get_initial_variables(rng, shapes)['params'], jax.random.key(0)
   )

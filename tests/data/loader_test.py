@@ -1,6 +1,7 @@
-"""The loader: exact mixtures, hosts, resume, augmentation, and what it says when data fail."""
+"""The loader: exact mixtures, slices, resume, augmentation, and what it says when data fail."""
 
 import collections
+from collections.abc import Sequence
 import functools
 import itertools
 import json
@@ -38,8 +39,7 @@ def mix(*parts) -> str:
 NAMES = register(ROBOT), register(WEB)
 MIXTURE = mix((NAMES[0], 0.5), (NAMES[1], 0.5))
 
-make = functools.partial(
-    loader.Loader, MIXTURE, 8, PROCESSOR, seed=5, host_index=0, host_count=1)
+make = functools.partial(loader.Loader, MIXTURE, 8, PROCESSOR, seed=5)
 
 
 def take(one: loader.Loader, count: int) -> list[dict[str, np.ndarray]]:
@@ -77,22 +77,40 @@ def test_every_batch_holds_the_exact_mixture():
 def test_rates_of_nested_mixtures_and_functions_are_seqios():
   web = mix((NAMES[1], lambda task: 2.0), (register(WEB), 1.0))
   name = mix((NAMES[0], 0.7), (web, 0.3))
-  one = loader.Loader(name, 10, PROCESSOR, host_index=0, host_count=1)
+  one = loader.Loader(name, 10, PROCESSOR)
   weights = {row['source']: row['weight'] for row in one.table()}
   mixture = seqio.get_mixture_or_task(name)
   assert weights == pytest.approx({task.name: mixture.get_rate(task) for task in mixture.tasks})
   assert one.order.shares == quotas.parts([weights[name] for name in one.order.names])
 
 
-@pytest.mark.parametrize('hosts', [1, 2, 4, 8])
-def test_any_number_of_hosts_reads_the_same_global_batches(hosts):
+def selected(rows: Sequence[int], **arguments) -> loader.Loader:
+  one = make(**arguments)
+  one.select(rows)
+  return one
+
+
+@pytest.mark.parametrize('processes', [1, 2, 4, 8])
+def test_any_number_of_processes_reads_the_same_global_batches(processes):
   augmentation = images.Augmentation()
   whole = take(make(augmentation=augmentation), 3)
-  slices = [take(make(host_index=host, host_count=hosts, augmentation=augmentation), 3)
-            for host in range(hosts)]
+  slices = [take(selected(rows, augmentation=augmentation), 3)
+            for rows in np.split(np.arange(8), processes)]
   joined = [{key: np.concatenate([one[step][key] for one in slices]) for key in whole[step]}
             for step in range(3)]
   assert_equal(joined, whole)
+
+
+def test_rows_are_selected_wherever_they_stand_and_at_any_time():
+  one = make()
+  whole = take(make(), 3)
+  assert_equal([next(one)], whole[:1])
+  one.select([6, 1])
+  assert_equal([next(one)], [{key: value[[6, 1]] for key, value in whole[1].items()}])
+  one.select(range(8))
+  assert_equal([next(one)], whole[2:])
+  with pytest.raises(ValueError, match='row 8 is not one of a batch of 8'):
+    one.select([7, 8])
 
 
 def test_resume_continues_bit_for_bit_with_another_number_of_threads():
@@ -106,8 +124,8 @@ def test_resume_continues_bit_for_bit_with_another_number_of_threads():
   second.restore(state)
   assert second.step == 6
   assert_equal(take(second, 8), whole[6:])
-  # Hosts may be another number too.
-  third = make(augmentation=augmentation, host_index=1, host_count=2)
+  # Processes may be another number too.
+  third = selected(range(4, 8), augmentation=augmentation)
   third.restore(state)
   assert_equal(take(third, 1), [{key: value[4:] for key, value in whole[6].items()}])
 
@@ -134,8 +152,7 @@ def test_seek_goes_anywhere():
 ])
 def test_a_changed_run_is_refused_by_name(change, message):
   arguments = {
-      'mixture_or_task_name': MIXTURE, 'batch_size': 8, 'processor': PROCESSOR, 'seed': 5,
-      'host_index': 0, 'host_count': 1}
+      'mixture_or_task_name': MIXTURE, 'batch_size': 8, 'processor': PROCESSOR, 'seed': 5}
   state = make().state()
   changed = loader.Loader(**{**arguments, **change})
   with pytest.raises(ValueError, match=message):
@@ -233,8 +250,8 @@ def test_a_task_without_random_access_is_refused():
 
 
 def test_bad_numbers_are_refused():
-  with pytest.raises(ValueError, match='batch size 8 does not divide by 3 hosts'):
-    make(host_count=3)
+  with pytest.raises(ValueError, match='batch_size is 0'):
+    loader.Loader(MIXTURE, 0, PROCESSOR)
   with pytest.raises(ValueError, match='prefetch 0'):
     make(prefetch=0)
 

@@ -29,11 +29,12 @@ def model_file() -> str:
 
 @functools.cache
 def processor(
-    inputs_length: int = 64, targets_length: int = 12, size: int = 16, num_images: int = 1):
+    inputs_length: int = 64, targets_length: int = 12, size: int = 16, num_images: int = 1,
+    **layout):
   """RT-2's processor, small."""
   return processor_lib.Processor(
       vocabulary.Vocabulary(model_file()), actions.RT2, images.ImageSpec(size, size, num_images),
-      inputs_length, targets_length)
+      inputs_length, targets_length, **layout)
 
 
 class InMemory:

@@ -71,21 +71,6 @@ def test_sources_are_mixed_over_the_rows():
   assert 90 < np.count_nonzero(np.diff(source_B)) < 166
 
 
-@pytest.mark.parametrize('hosts', [1, 2, 4, 8])
-def test_host_slices_make_up_the_global_batch(hosts):
-  source_B, example_B = make().rows(11)
-  slices = [order.host_rows(32, host, hosts) for host in range(hosts)]
-  np.testing.assert_array_equal(np.concatenate([example_B[one] for one in slices]), example_B)
-  assert {len(source_B[one]) for one in slices} == {32 // hosts}
-
-
-def test_a_batch_that_does_not_divide_by_the_hosts_is_refused():
-  with pytest.raises(ValueError, match='batch size 30 does not divide by 4 hosts'):
-    order.host_rows(30, 0, 4)
-  with pytest.raises(ValueError, match='host 4 is not one of 4'):
-    order.host_rows(32, 4, 4)
-
-
 def test_augmentation_is_keyed_by_seed_step_and_row():
   one = make()
   draws = {key: one.augmentation_rng(*key).random() for key in [(0, 0), (0, 1), (1, 0)]}

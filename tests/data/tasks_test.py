@@ -45,7 +45,7 @@ def test_one_epoch_is_the_same_through_seqio_and_through_the_loader(make):
   by_seqio = collections.Counter(
       (dataset.example_id(i), digest(row))
       for i, row in enumerate(through_seqio(name).as_numpy_iterator()))
-  one = loader.Loader(name, 8, PROCESSOR, host_index=0, host_count=1)
+  one = loader.Loader(name, 8, PROCESSOR)
   by_loader = collections.Counter()
   for step in range(3):
     batch = next(one)

@@ -10,9 +10,8 @@ import pytest
 
 from rt2_train import grammar
 from rt2_train.models import encoder_decoder
-from rt2_train.models import vision_language
+from rt2_train.models import pali_x
 from rt2_train.models import vit
-from rt2_train.models import vlm
 
 VOCAB, EOS, PAD = 40, 1, 0
 VIT = vit.ViTConfig(
@@ -23,10 +22,10 @@ TEXT = encoder_decoder.EncoderDecoderConfig(
     mlp_dim=24, dtype='float32')
 
 
-def make_model(vit=None, text=None, **settings) -> vlm.PaLIX:
+def make_model(vit=None, text=None, **settings) -> pali_x.PaLIX:
   """The tiny model with some fields of its configs changed."""
-  return vlm.PaLIX(
-      vision_language.VisionLanguage(
+  return pali_x.PaLIX(
+      pali_x.Network(
           dataclasses.replace(VIT, **(vit or {})), dataclasses.replace(TEXT, **(text or {}))),
       **settings)
 
@@ -89,6 +88,7 @@ def make_processor(grammars, vocab_size=VOCAB, height=8):
   """What PaLIX reads of a processor, with the given grammars by name."""
   return types.SimpleNamespace(
       vocabulary=types.SimpleNamespace(vocab_size=vocab_size, eos_id=EOS), targets_length=6,
+      layout='encoder_decoder', image_tokens=0,
       image_spec=types.SimpleNamespace(height=height, width=12),
       grammar=lambda: grammar.union(grammars))
 

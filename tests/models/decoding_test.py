@@ -11,14 +11,14 @@ from rt2_train.models import decoding
 EOS, PAD, VOCAB = 1, 0, 12
 
 
-def table_model(logits_SxV):
+def table_model(logits_SxV, rows=1, length=2) -> decoding.Start:
   """A stand-in network: the logits of step i are row i, for every row of the batch."""
 
   def next_logits(token_B, step):
     logits_V = jax.lax.dynamic_index_in_dim(jnp.asarray(logits_SxV), step, keepdims=False)
     return jnp.broadcast_to(logits_V, (token_B.shape[0], logits_V.shape[0])), step + 1
 
-  return next_logits
+  return decoding.Start(next_logits, jnp.int32(0), length, token_B=jnp.zeros(rows, jnp.int32))
 
 
 def sequence(*tokens) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_rows_stay_inside_their_grammar_and_do_not_touch_each_other(tiny, params
 def test_a_row_ends_with_eos_and_the_loop_with_the_last_row():
   logits = sequence(4, EOS, 7, 7, 7)
   tokens, scores = decoding.decode(
-      table_model(logits), jnp.int32(0), batch_size=2, length=5, eos_id=EOS)
+      table_model(logits, rows=2, length=5), eos_id=EOS)
   assert tokens.tolist() == [[4, EOS, PAD, PAD, PAD]] * 2
   expected = 2 * (5 - np.log(np.exp(5) + VOCAB - 1))
   np.testing.assert_allclose(scores, expected, rtol=1e-5)
@@ -93,7 +93,7 @@ def test_a_row_ends_with_eos_and_the_loop_with_the_last_row():
   # A loop that went on would read a row of NaN.
   broken = np.concatenate([logits[:2], np.full((3, VOCAB), np.nan, np.float32)])
   _, scores = decoding.decode(
-      table_model(broken), jnp.int32(0), batch_size=2, length=5, eos_id=EOS)
+      table_model(broken, rows=2, length=5), eos_id=EOS)
   np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
@@ -101,8 +101,7 @@ def test_a_constrained_score_counts_only_the_allowed_tokens():
   g = grammar.slots([[3, 9]], VOCAB, eos=EOS, pad=PAD)
   mask = decoding.GrammarMask(g.token_class_V, g.next_SxC, VOCAB)
   tokens, scores = decoding.decode(
-      table_model(sequence(4, 4)), jnp.int32(0), batch_size=1, length=2, eos_id=EOS, mask=mask,
-      start_B=jnp.array([g.start]))
+      table_model(sequence(4, 4)), eos_id=EOS, mask=mask, start_B=jnp.array([g.start]))
   assert tokens.tolist() == [[3, EOS]]
   np.testing.assert_allclose(scores, [np.log(0.5)], rtol=1e-5)
 
@@ -123,7 +122,7 @@ def test_sampling_follows_the_tempered_distribution_of_the_allowed_tokens():
   logits = np.zeros((2, VOCAB), np.float32)
   logits[0, 3] = 2 * np.log(3)
   draw = jax.jit(lambda key: decoding.decode(
-      table_model(logits), jnp.int32(0), batch_size=4000, length=2, eos_id=EOS, mask=mask,
+      table_model(logits, rows=4000), eos_id=EOS, mask=mask,
       start_B=jnp.zeros(4000, jnp.int32), temperature=2.0, rng=key))
   tokens, scores = draw(jax.random.key(0))
   assert set(np.unique(tokens[:, 0])) == {3, 4}
@@ -135,5 +134,4 @@ def test_sampling_follows_the_tempered_distribution_of_the_allowed_tokens():
 
 def test_sampling_without_a_key_is_refused():
   with pytest.raises(ValueError, match='temperature 0.5 needs'):
-    decoding.decode(
-        table_model(sequence(4)), jnp.int32(0), batch_size=1, length=1, eos_id=EOS, temperature=0.5)
+    decoding.decode(table_model(sequence(4)), eos_id=EOS, temperature=0.5)

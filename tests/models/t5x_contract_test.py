@@ -18,9 +18,8 @@ import seqio
 from rt2_train.data import converters
 from rt2_train.data import tasks
 from rt2_train.models import encoder_decoder
-from rt2_train.models import vision_language
+from rt2_train.models import pali_x
 from rt2_train.models import vit
-from rt2_train.models import vlm
 from rt2_train.training import adafactor
 from tests.data import memory_fixture
 
@@ -34,13 +33,13 @@ def task() -> seqio.Task:
 
 
 @pytest.fixture(scope='module')
-def model() -> vlm.PaLIX:
-  module = vision_language.VisionLanguage(
+def model() -> pali_x.PaLIX:
+  module = pali_x.Network(
       vit.ViTConfig(8, 1, 2, 16, 8, 16, 16, dtype='float32'),
       encoder_decoder.EncoderDecoderConfig(
           PROCESSOR.vocabulary.vocab_size, 1, 1, 16, 2, 8, 16, dtype='float32'),
   )
-  return vlm.PaLIX(
+  return pali_x.PaLIX(
       module, adafactor.Adafactor(), PROCESSOR, converters.EncoderDecoderConverter,
       tasks.vocabulary(),
   )

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from rt2_train import grammar
+from rt2_train.models import architectures
 from rt2_train.models import encoder_decoder
 from rt2_train.models import logical_axes
-from rt2_train.models import vision_language
+from rt2_train.models import pali_x
 from rt2_train.models import vit
-from rt2_train.models import vlm
 
 
 @pytest.fixture(scope='module')
@@ -151,7 +151,7 @@ def test_compute_in_bfloat16_keeps_logits_in_float32(tiny, batch):
 
 def size(vit_config, text, **settings) -> int:
   """Parameters of a model, without allocating one."""
-  model = vlm.PaLIX(vision_language.VisionLanguage(
+  model = pali_x.PaLIX(pali_x.Network(
       vit.ViTConfig(patch_size=14, image_height=224, image_width=224, **vit_config),
       encoder_decoder.EncoderDecoderConfig(
           vocab_size=250_112, activations=('silu', 'linear'), **text),
@@ -182,17 +182,17 @@ def test_architecture_survives_json(tiny, batch):
       vit={'pixels': 'centered'}, text={'relative_positions': 'per_layer'}, z_loss=0.5,
       loss_normalizing_factor=None, action_sources=('fractal', 'bridge'))
   text = json.dumps(model.architecture())
-  again = vlm.from_architecture(json.loads(text))
+  again = architectures.from_json(json.loads(text))
   assert json.dumps(again.architecture()) == text
   assert again.module == model.module
   assert again.module.scan_layers
 
 
 def test_an_architecture_of_another_model_or_version_is_refused(model):
-  with pytest.raises(ValueError, match="names the model 'PaLM-E'"):
-    vlm.from_architecture(model.architecture() | {'model': 'PaLM-E'})
+  with pytest.raises(ValueError, match="names the model 'RT-1'; known here"):
+    architectures.from_json(model.architecture() | {'model': 'RT-1'})
   with pytest.raises(ValueError, match='does not fit this version of PaLIX.*mixture_of_experts'):
-    vlm.from_architecture(model.architecture() | {'mixture_of_experts': 4})
+    architectures.from_json(model.architecture() | {'mixture_of_experts': 4})
 
 
 GRAMMARS = {

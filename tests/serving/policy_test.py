@@ -16,9 +16,8 @@ from rt2_train import processor as processor_lib
 from rt2_train import prompts
 from rt2_train import vocabulary
 from rt2_train.models import encoder_decoder
-from rt2_train.models import vision_language
+from rt2_train.models import pali_x
 from rt2_train.models import vit
-from rt2_train.models import vlm
 from rt2_train.serving import policy as policy_lib
 from rt2_train.training import checkpoints
 from rt2_train.training import optimizers
@@ -42,12 +41,12 @@ def make_processor(directory: pathlib.Path, space: actions.ActionSpace) -> proce
 
 
 @pytest.fixture(scope='module')
-def model(processor) -> vlm.PaLIX:
+def model(processor) -> pali_x.PaLIX:
   return make_model(processor)
 
 
-def make_model(processor: processor_lib.Processor) -> vlm.PaLIX:
-  module = vision_language.VisionLanguage(
+def make_model(processor: processor_lib.Processor) -> pali_x.PaLIX:
+  module = pali_x.Network(
       vit.ViTConfig(
           width=16, depth=1, heads=2, mlp_dim=32, patch_size=8, image_height=SIZE, image_width=SIZE,
           dtype='float32',
@@ -57,7 +56,7 @@ def make_model(processor: processor_lib.Processor) -> vlm.PaLIX:
           heads=2, head_dim=8, mlp_dim=32, dtype='float32',
       ),
   )
-  return vlm.PaLIX(module, processor=processor)
+  return pali_x.PaLIX(module, processor=processor)
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +64,7 @@ def params(model):
   return make_params(model, seed=0)
 
 
-def make_params(model: vlm.PaLIX, seed: int):
+def make_params(model: pali_x.PaLIX, seed: int):
   """Random parameters, without compiling the model's own initialisation."""
   shapes = {
       'encoder_input_tokens': (1, 64), 'decoder_input_tokens': (1, 12),

@@ -53,7 +53,7 @@ def test_assets_that_cannot_be_written_leave_no_checkpoint(tiny, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'width': 99}, 'model.json: encoder_decoder.width is 16 there and 99 here'),
+        ({'width': 99}, 'model.json: language.width is 16 there and 99 here'),
         ({'bins': 10}, 'action_space.json: bins.1 is 256 there and 10 here'),
         ({'vocabulary': b'other'}, 'vocabulary.model: the file there is another one'),
     ],

@@ -52,7 +52,7 @@ class Network(nn.Module):
 
 
 class Model:
-  """The trainer's side of rt2_train.models.vlm.PaLIX."""
+  """The trainer's side of rt2_train.models.pali_x.PaLIX."""
 
   def __init__(self, optimizer_def=None, factor='NUM_REAL_TARGET_TOKENS', **network):
     self.module = Network(**network)
@@ -121,17 +121,21 @@ class Loader:
 
   def __init__(self, rows=8, broken_step=None):
     """In batch number `broken_step` the robot's loss is NaN."""
-    self.rows, self.broken_step = rows, broken_step
+    self.batch_size, self.broken_step = rows, broken_step
+    self.rows = range(rows)
     self.step, self.wait_seconds = 0, 0.0
 
   def __next__(self):
     started = time.perf_counter()
-    batch = batch_of(self.step, self.rows)
+    batch = batch_of(self.step, self.batch_size)
     if self.step == self.broken_step:
       batch['decoder_loss_weights'][batch['source'][:, 0] == 7] = np.nan
     self.step += 1
     self.wait_seconds += time.perf_counter() - started
-    return batch
+    return {name: values[list(self.rows)] for name, values in batch.items()}
+
+  def select(self, rows):
+    self.rows = rows
 
   def state(self):
     return {'step': self.step}
@@ -166,7 +170,7 @@ def assets(width: int = EMBED, bins: int = 256, vocabulary: bytes = b'pieces'):
 
   def write(directory, sources):
     for name, content in (
-        ('model.json', {'encoder_decoder': {'width': width}}),
+        ('model.json', {'language': {'width': width}}),
         ('action_space.json', {'bins': [0, bins]}),
         ('sources.json', {str(key): name for key, name in sources.items()}),
     ):

@@ -1,4 +1,4 @@
-"""The network of PaLI-X: ViT, linear projection, encoder over image tokens then text, decoder.
+"""PaLI-X (RT-2, section 3.1): ViT, linear projection, encoder over image tokens then text, decoder.
 
 Each image is encoded alone; its patch tokens are projected to the encoder's width and laid, image
 by image, before the text embeddings. The concatenation is one sequence for relative positions.
@@ -11,14 +11,48 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from rt2_train.models import decoding
 from rt2_train.models import encoder_decoder
 from rt2_train.models import layers
 from rt2_train.models import vit
+from rt2_train.models import vlm
 
 _PAD = 0
 
 
-class VisionLanguage(nn.Module):
+class PaLIX(vlm.VisionLanguageModel):
+  """A ViT and an encoder-decoder; `module` is a `Network`."""
+
+  layout = 'encoder_decoder'
+
+  def network_inputs(self, batch):
+    return (
+        batch['encoder_input_tokens'], batch.get('decoder_input_tokens'), *vlm.images_of(batch))
+
+  def targets(self, batch):
+    return batch['decoder_target_tokens'], vlm.loss_weights(batch)
+
+  def start_decoding(self, params, batch, length):
+    tokens_BxL, _, *images = self.network_inputs(batch)
+    module, variables = self.module.clone(cache_length=length), {'params': params}
+    encoded, valid = module.apply(variables, tokens_BxL, *images, method='encode')
+    first_B = jnp.full(tokens_BxL.shape[0], _PAD, jnp.int32)
+    _, created = module.apply(
+        variables, first_B[:, None], encoded, valid, method='decode', mutable=['cache', 'cross'])
+    # Only the self-attention cache changes from token to token; keys and values of the encoded
+    # inputs stay outside the loop's carry.
+    variables['cross'] = created['cross']
+
+    def next_logits(token_B, cache):
+      logits_Bx1xV, changed = module.apply(
+          {**variables, 'cache': cache}, token_B[:, None], encoded, valid, method='decode',
+          mutable=['cache'])
+      return logits_Bx1xV[:, 0], changed['cache']
+
+    return decoding.Start(next_logits, created['cache'], length, token_B=first_B)
+
+
+class Network(nn.Module):
   """Images and text in, logits of the target text out.
 
   Attributes:
