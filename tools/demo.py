@@ -27,11 +27,15 @@ from rt2_train.evaluation import report
 
 _ABLATION = flags.DEFINE_bool(
     'ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
+_MODEL = flags.DEFINE_enum(
+    'model', 'pali_x', ['pali_x', 'palm_e'], 'Which family: encoder-decoder or decoder-only.')
 _NUM_EPISODES = flags.DEFINE_integer(
     'closed_loop_episodes', 1000, 'Episodes per suite.', lower_bound=1)
 
-# The demo's gin files name the same place.
-_RUN_DIR = pathlib.Path('runs/demo')
+# The demo's gin files name the same places.
+_RUN_DIRS = {'pali_x': pathlib.Path('runs/demo'), 'palm_e': pathlib.Path('runs/demo_palm_e')}
+_TITLES = {'pali_x': 'RT-2-PaLI-X', 'palm_e': 'RT-2-PaLM-E'}
+_DATA_DIR = pathlib.Path('runs/demo/data')
 # A VLM that answers this share of held-out questions has learnt its world.
 _VLM_ACCURACY = 0.90
 # What phases that all runs stand on are accounted to.
@@ -43,8 +47,9 @@ _INTERRUPTED = 75
 class Recipe:
   """Runs commands one after the other and keeps the account of time and memory."""
 
-  def __init__(self):
-    self._account = _RUN_DIR / 'phases.json'
+  def __init__(self, model: str):
+    self.model, self.run_dir = model, _RUN_DIRS[model]
+    self._account = self.run_dir / 'phases.json'
     self._phases = json.loads(self._account.read_text()) if self._account.exists() else {}
 
   def run(self, phase: str, run: str, *command: str) -> None:
@@ -54,7 +59,7 @@ class Recipe:
     """
     print(f'\n== {phase}\n$ python -m {shlex.join(command)}', flush=True)
     start = time.time()
-    process = subprocess.Popen([sys.executable, '-m', *command], env=_environment())
+    process = subprocess.Popen([sys.executable, '-m', *command], env=_environment(self.run_dir))
     # Whoever stops the demo stops the phase: it saves what it has, and is accounted for.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     peak_gib = _watch_memory(process)
@@ -87,7 +92,7 @@ class Recipe:
     }
 
 
-def _environment() -> dict[str, str]:
+def _environment(run_dir: pathlib.Path) -> dict[str, str]:
   """What the phases find in their environment; whatever the user has set stays.
 
   On a CPU, devices of one core each that share a batch are 1.4 times as fast as one device with
@@ -102,7 +107,7 @@ def _environment() -> dict[str, str]:
       # XLA's thread pool: steps that wait for each other's sums must not use up its threads.
       'NPROC': str(4 * devices),
       # What one phase has compiled, the next need not compile again.
-      'JAX_COMPILATION_CACHE_DIR': str((_RUN_DIR / 'compiled').absolute()),
+      'JAX_COMPILATION_CACHE_DIR': str((run_dir / 'compiled').absolute()),
   }
   if not sys.stderr.isatty():
     ours['TQDM_MININTERVAL'] = '20'  # A log file does not want ten lines a second.
@@ -130,44 +135,55 @@ def _watch_memory(process: subprocess.Popen) -> list[float]:
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  _RUN_DIR.mkdir(parents=True, exist_ok=True)
-  recipe = Recipe()
-  recipe.run('demo data', _SHARED, 'tools.make_demo_data', f'--output_dir={_RUN_DIR}/data')
+  recipe = Recipe(_MODEL.value)
+  recipe.run_dir.mkdir(parents=True, exist_ok=True)
+  recipe.run('demo data', _SHARED, 'tools.make_demo_data', f'--output_dir={_DATA_DIR}')
   before = _pretrain(recipe)
   names = [*(('from_scratch', 'finetune') if _ABLATION.value else ()), 'cofinetune']
   # Co-fine-tuning comes first: its table is what most people wait for.
   for name in reversed(names):
-    recipe.run(f'train {name}', name, *_training(name))
+    recipe.run(f'train {name}', name, *_training(recipe, name))
     _evaluate(recipe, name, None if name == 'from_scratch' else before)
     if name == 'cofinetune':
       _report(recipe)
   if _ABLATION.value:
-    _report_ablation(names)
+    _report_ablation(recipe, names)
 
 
-def _training(name: str) -> list[str]:
-  return ['rt2_train.main', '--run_mode=train', f'--gin_file=gin/experiments/demo_{name}.gin']
+def _training(recipe: Recipe, name: str) -> list[str]:
+  return ['rt2_train.main', '--run_mode=train', *_gin(recipe, name)]
+
+
+def _gin(recipe: Recipe, name: str) -> list[str]:
+  """What configures run `name` of the chosen model."""
+  files = [f'--gin_file=gin/experiments/demo_{name}.gin']
+  if recipe.model == 'pali_x':
+    return files
+  bindings = [f"--gin.MODEL_DIR='{recipe.run_dir / name}'"]
+  if name in ('cofinetune', 'finetune'):
+    bindings.append(f"--gin.INITIAL_CHECKPOINT_PATH='{recipe.run_dir / 'pretrain'}'")
+  return [*files, f'--gin_file=gin/experiments/demo_{recipe.model}.gin', *bindings]
 
 
 def _pretrain(recipe: Recipe) -> float:
   """Trains the VLM and returns the share of held-out questions it answers."""
-  recipe.run('train the VLM', _SHARED, *_training('pretrain'))
+  recipe.run('train the VLM', _SHARED, *_training(recipe, 'pretrain'))
   accuracy = _offline(recipe, 'pretrain', 'web', _SHARED)['vqa']['accuracy']
   if accuracy < _VLM_ACCURACY:
     # Fine-tuning a model that has not learnt its world wastes the rest of the recipe.
     sys.exit(
         f'demo: the VLM answers {accuracy:.2f} of held-out questions, {_VLM_ACCURACY} are wanted; '
-        f'remove {_RUN_DIR}/pretrain and raise TRAIN_STEPS in gin/experiments/demo_pretrain.gin')
+        f'remove {recipe.run_dir}/pretrain and raise TRAIN_STEPS in gin/experiments/demo_pretrain.gin')
   return accuracy
 
 
 def _offline(recipe: Recipe, name: str, mixture: str, run: str) -> dict[str, dict[str, float]]:
   """Metrics of the checkpoint of run `name` on the held-out part of `mixture`."""
-  output = _RUN_DIR / name / 'offline.json'
+  output = recipe.run_dir / name / 'offline.json'
   recipe.run(
       f'evaluate {name} on held-out data', run, 'rt2_train.main', '--run_mode=eval',
       '--gin_file=gin/data/demo.gin', '--gin_file=gin/runs/eval.gin',
-      f"--gin.CHECKPOINT_PATH='{_RUN_DIR / name}'", f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
+      f"--gin.CHECKPOINT_PATH='{recipe.run_dir / name}'", f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
       f"--gin.OUTPUT_PATH='{output}'",
   )  # pyformat: disable
   return json.loads(output.read_text())
@@ -176,15 +192,15 @@ def _offline(recipe: Recipe, name: str, mixture: str, run: str) -> dict[str, dic
 def _evaluate(recipe: Recipe, name: str, accuracy_before: float | None) -> None:
   """Evaluates run `name` offline and in closed loop, and writes its summary."""
   offline = _offline(recipe, name, 'cofinetune', name)
-  played = _RUN_DIR / name / 'closed_loop'
-  categories = json.loads((_RUN_DIR / 'data/parameters.json').read_text())['num_categories']
+  played = recipe.run_dir / name / 'closed_loop'
+  categories = json.loads((_DATA_DIR / 'parameters.json').read_text())['num_categories']
   recipe.run(
-      f'let {name} act', name, 'tools.closed_loop', f'--checkpoint={_RUN_DIR / name}',
+      f'let {name} act', name, 'tools.closed_loop', f'--checkpoint={recipe.run_dir / name}',
       f'--output_dir={played}', f'--num_episodes={_NUM_EPISODES.value}',
       f'--num_categories={categories}',
   )  # pyformat: disable
   report.write_summary(
-      _RUN_DIR / name / 'evaluation',
+      recipe.run_dir / name / 'evaluation',
       episodes=episodes_lib.load(played),
       web={'accuracy_before': accuracy_before, 'accuracy_after': offline['vqa']['accuracy']},
       offline=offline,
@@ -196,25 +212,26 @@ def _report(recipe: Recipe) -> None:
   """The demo's own summary, table and pictures."""
   recipe.run(
       'look at the batches', 'cofinetune', 'tools.inspect_mixture',
-      '--gin_file=gin/experiments/demo_cofinetune.gin', f'--output={_RUN_DIR}/mixture.png',
+      *_gin(recipe, 'cofinetune'), f'--output={recipe.run_dir}/mixture.png',
   )  # pyformat: disable
   runs = {'VLM, web data': 'pretrain', 'co-fine-tuning, robot and web data': 'cofinetune'}
-  pictures.curves(_RUN_DIR / 'curves.png', {title: _RUN_DIR / name for title, name in runs.items()})
-  played = episodes_lib.load(_RUN_DIR / 'cofinetune/closed_loop')
-  pictures.rollouts(_RUN_DIR / 'rollouts.png', played)
-  summary = report.read_summary(_RUN_DIR / 'cofinetune/evaluation')
+  trained = {title: recipe.run_dir / name for title, name in runs.items()}
+  pictures.curves(recipe.run_dir / 'curves.png', trained)
+  played = episodes_lib.load(recipe.run_dir / 'cofinetune/closed_loop')
+  pictures.rollouts(recipe.run_dir / 'rollouts.png', played)
+  summary = report.read_summary(recipe.run_dir / 'cofinetune/evaluation')
   summary |= recipe.cost('cofinetune')
-  report.write_json(_RUN_DIR / report.SUMMARY, summary)
-  print('\n' + report.table('RT-2 in miniature, co-fine-tuned', summary))
-  print(f'\nsummary.json, curves.png, rollouts.png and mixture.png are in {_RUN_DIR}/')
+  report.write_json(recipe.run_dir / report.SUMMARY, summary)
+  print('\n' + report.table(f'{_TITLES[recipe.model]} in miniature, co-fine-tuned', summary))
+  print(f'\nsummary.json, curves.png, rollouts.png and mixture.png are in {recipe.run_dir}/')
 
 
-def _report_ablation(names: Sequence[str]) -> None:
-  summaries = {name: report.read_summary(_RUN_DIR / name / 'evaluation') for name in names}
-  played = {name: episodes_lib.load(_RUN_DIR / name / 'closed_loop') for name in names}
-  report.write_ablation(_RUN_DIR / report.ABLATION, summaries)
+def _report_ablation(recipe: Recipe, names: Sequence[str]) -> None:
+  summaries = {name: report.read_summary(recipe.run_dir / name / 'evaluation') for name in names}
+  played = {name: episodes_lib.load(recipe.run_dir / name / 'closed_loop') for name in names}
+  report.write_ablation(recipe.run_dir / report.ABLATION, summaries)
   print('\n' + report.ablation_table(summaries, played))
-  print(f'\nablation.json is in {_RUN_DIR}/')
+  print(f'\nablation.json is in {recipe.run_dir}/')
 
 
 if __name__ == '__main__':

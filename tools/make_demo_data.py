@@ -4,6 +4,7 @@
   captions/         image-text TFRecords: image/encoded, image/key, caption, language
   vqa/              VQAv2-style questions and annotations, detection likewise, and JPEG files
   vocabulary.model  a SentencePiece model of the training text
+  vocabulary_palm_e.model  the same, with words that no text uses for actions to overwrite
 
 Each of the first three has a train and a val part. The directory is whole or absent; the same
 flags give the same bytes, and a second call with them finds the data there.
@@ -39,6 +40,7 @@ NOISE_SHARE = 0.3  # of the steps before the grasp; the label stays the expert's
 NOISE_SIZE = 0.6  # of the limits of a step
 VOCABULARY_SIZE = 1536
 VOCABULARY_TEXTS = 20_000
+UNUSED_WORDS = 320
 
 _SEEDS = {'train': tabletop.TRAIN_SEEDS, 'val': tabletop.DEV_SEEDS}
 _SEEDS_PER_RUN = 200_000
@@ -133,9 +135,12 @@ def make(output_dir: str, parameters: Parameters) -> None:
   # A sample has every word often enough to become a piece, and all of it would take far longer.
   order = np.random.default_rng(parameters.seed).permutation(len(texts['train']))
   sample = [texts['train'][i] for i in order[:VOCABULARY_TEXTS]]
+  texts = sample + (web.phrases() + _robot_prompts()) * 3
+  vocabulary.train(texts, os.path.join(output_dir, 'vocabulary.model'), VOCABULARY_SIZE)
+  given = [prompts.given_images(prompt, 0) for prompt in _robot_prompts()]
   vocabulary.train(
-      sample + (web.phrases() + _robot_prompts()) * 3,
-      os.path.join(output_dir, 'vocabulary.model'), VOCABULARY_SIZE)
+      texts + (given + _unused_words(parameters.seed)) * 3,
+      os.path.join(output_dir, 'vocabulary_palm_e.model'), VOCABULARY_SIZE + UNUSED_WORDS)
 
 
 def record_episode(
@@ -195,13 +200,23 @@ def _robot_prompts() -> list[str]:
       for name, other in zip(names, names[1:] + names[:1])]
 
 
+def _unused_words(seed: int) -> list[str]:
+  """Made-up words: they stand for the thousands that a vocabulary of 256,000 hardly ever uses."""
+  rng = np.random.default_rng([seed, 4])
+  words = set()
+  while len(words) < UNUSED_WORDS:
+    words.add(''.join(
+        rng.choice(list(letters)) for letters in ('bdfgklmnprstvz', 'aeiou') * 3))
+  return sorted(words)
+
+
 def _print_sizes(output_dir: str) -> None:
   for name in sorted(os.listdir(output_dir)):
     path = os.path.join(output_dir, name)
     files = [os.path.join(parent, file) for parent, _, found in os.walk(path) for file in found]
     files = files or [path]
     size = sum(map(os.path.getsize, files)) / 2**20
-    print(f'  {name:18} {size:7.1f} MiB in {len(files)} files')
+    print(f'  {name:24} {size:7.1f} MiB in {len(files)} files')
 
 
 def main(argv: Sequence[str]) -> int:

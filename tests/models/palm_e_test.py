@@ -241,19 +241,3 @@ def test_architecture_survives_json():
 def test_impossible_dimensions_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(TEXT, **fields)
-
-
-def test_palm_e_12b_has_the_papers_parameters():
-  network = palm_e.Network(
-      vit.ViTConfig(
-          width=1792, depth=56, heads=16, mlp_dim=15360, patch_size=14, image_height=224,
-          image_width=224),
-      decoder_only.DecoderOnlyConfig(
-          vocab_size=256_000, layers=32, width=4096, heads=16, head_dim=256, mlp_dim=16384))
-  model = palm_e.PaLME(network)
-  batch = model.batch_shapes(batch_size=1, inputs_length=4, targets_length=4)
-  shapes = {name: feature.shape for name, feature in batch.items()}
-  assert shapes['decoder_input_tokens'] == (1, 4 + 256 + 4)
-  variables = jax.eval_shape(
-      lambda key: model.get_initial_variables(key, shapes), jax.random.key(0))
-  assert sum(x.size for x in jax.tree.leaves(variables['params'])) == 12_444_774_656

@@ -17,38 +17,53 @@ import seqio
 
 from rt2_train.data import converters
 from rt2_train.data import tasks
+from rt2_train.models import decoder_only
 from rt2_train.models import encoder_decoder
 from rt2_train.models import pali_x
+from rt2_train.models import palm_e
 from rt2_train.models import vit
+from rt2_train.models import vlm
 from rt2_train.training import adafactor
 from tests.data import memory_fixture
 
-PROCESSOR = memory_fixture.processor()
+VIT = vit.ViTConfig(8, 1, 2, 16, 8, 16, 16, dtype='float32')  # 4 tokens per image
+PROCESSORS = {
+    'PaLI-X': memory_fixture.processor(),
+    'PaLM-E': memory_fixture.processor(layout='decoder_only', image_tokens=4),
+}
+
+
+@pytest.fixture(scope='module', params=PROCESSORS)
+def processor(request):
+  return PROCESSORS[request.param]
 
 
 @pytest.fixture(scope='module')
-def task() -> seqio.Task:
-  dataset = memory_fixture.web(8, PROCESSOR)
+def task(processor) -> seqio.Task:
+  dataset = memory_fixture.web(8, processor)
   return tasks.add_task(f't5x_{uuid.uuid4().hex}', {'train': lambda: dataset})
 
 
 @pytest.fixture(scope='module')
-def model() -> pali_x.PaLIX:
-  module = pali_x.Network(
-      vit.ViTConfig(8, 1, 2, 16, 8, 16, 16, dtype='float32'),
-      encoder_decoder.EncoderDecoderConfig(
-          PROCESSOR.vocabulary.vocab_size, 1, 1, 16, 2, 8, 16, dtype='float32'),
-  )
+def model(processor) -> vlm.VisionLanguageModel:
+  vocab_size = processor.vocabulary.vocab_size
+  if processor.layout == 'decoder_only':
+    network = palm_e.Network(
+        VIT, decoder_only.DecoderOnlyConfig(vocab_size, 1, 16, 2, 8, 16, dtype='float32'))
+    return palm_e.PaLME(
+        network, adafactor.Adafactor(), processor, converters.DecoderOnlyConverter,
+        tasks.vocabulary())
+  network = pali_x.Network(
+      VIT, encoder_decoder.EncoderDecoderConfig(vocab_size, 1, 1, 16, 2, 8, 16, dtype='float32'))
   return pali_x.PaLIX(
-      module, adafactor.Adafactor(), PROCESSOR, converters.EncoderDecoderConverter,
-      tasks.vocabulary(),
-  )
+      network, adafactor.Adafactor(), processor, converters.EncoderDecoderConverter,
+      tasks.vocabulary())
 
 
 @pytest.fixture(scope='module')
-def batch(model, task) -> dict[str, np.ndarray]:
+def batch(model, processor, task) -> dict[str, np.ndarray]:
   dataset = seqio.get_dataset(
-      task.name, converters.task_feature_lengths(PROCESSOR), dataset_split='train', shuffle=False,
+      task.name, converters.task_feature_lengths(processor), dataset_split='train', shuffle=False,
       feature_converter=model.FEATURE_CONVERTER_CLS(pack=False, use_custom_packing_ops=False),
       batch_size=4,
   )
@@ -85,10 +100,10 @@ def test_loss_and_eval_take_positional_arguments_and_give_clu_metrics(model, var
   assert np.isfinite(loss) and {'loss', 'accuracy', 'z_loss'} <= set(metrics)
 
 
-def test_predictions_and_scores_have_a_row_per_example(model, variables, batch):
+def test_predictions_and_scores_have_a_row_per_example(model, processor, variables, batch):
   params = variables['params']
   tokens, aux = model.predict_batch_with_aux(params, batch, jax.random.PRNGKey(0))
-  assert tokens.shape == batch['decoder_target_tokens'].shape and aux['scores'].shape == (4,)
+  assert tokens.shape == (4, processor.targets_length) and aux['scores'].shape == (4,)
   assert np.array_equal(model.predict_batch(params, batch, jax.random.PRNGKey(0)), tokens)
   assert model.score_batch(params, batch).shape == (4,)
   # T5X passes a key only where the signature names it so.

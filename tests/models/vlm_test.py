@@ -149,34 +149,6 @@ def test_compute_in_bfloat16_keeps_logits_in_float32(tiny, batch):
   assert logits.dtype == np.float32
 
 
-def size(vit_config, text, **settings) -> int:
-  """Parameters of a model, without allocating one."""
-  model = pali_x.PaLIX(pali_x.Network(
-      vit.ViTConfig(patch_size=14, image_height=224, image_width=224, **vit_config),
-      encoder_decoder.EncoderDecoderConfig(
-          vocab_size=250_112, activations=('silu', 'linear'), **text),
-      **settings))
-  shapes = {
-      'images': (1, 1, 224, 224, 3), 'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 4)}
-  variables = jax.eval_shape(
-      lambda key: model.get_initial_variables(key, shapes), jax.random.key(0))
-  return sum(x.size for x in jax.tree.leaves(variables['params']))
-
-
-def test_full_size_models_have_the_papers_parameters():
-  vit_22b = dict(
-      width=6144, depth=48, heads=48, mlp_dim=24576, parallel=True, qk_norm=True, norm='rmsnorm',
-      qkv_bias=False)
-  ul2_32b = dict(
-      encoder_layers=50, decoder_layers=50, width=4096, heads=16, head_dim=256, mlp_dim=16384)
-  vit_g = dict(width=1664, depth=48, heads=16, mlp_dim=8192)
-  ul2_3b = dict(
-      encoder_layers=24, decoder_layers=24, width=2048, heads=32, head_dim=64, mlp_dim=5120)
-  assert size(vit_22b, ul2_32b) == 54_024_655_872
-  assert size(vit_22b, ul2_32b | {'tied_embeddings': True}) == 53_000_197_120
-  assert size(vit_g, ul2_3b | {'tied_embeddings': True}) == 5_076_572_544
-
-
 def test_architecture_survives_json(tiny, batch):
   model = tiny.make_model(
       vit={'pixels': 'centered'}, text={'relative_positions': 'per_layer'}, z_loss=0.5,
