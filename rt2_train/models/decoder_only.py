@@ -13,7 +13,6 @@ import functools
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 from rt2_train.models import attention
 from rt2_train.models import layers

@@ -4,8 +4,8 @@ Each image is encoded alone by a ViT; an affine map brings its patch tokens to t
 and they take the places of the image's run of `sequences.IMAGE_TOKEN_ID`s. One position counts one
 token, image or text (PaLM-E, section 3). The loss is on what follows the prompt.
 
-Shape suffixes: B batch, n images, H height, W width, K tokens per image, S sequence length, P prompt
-length, T scored positions, L cache length, E width, V vocabulary.
+Shape suffixes: B batch, n images, H height, W width, K tokens per image, S sequence length, P
+prompt length, T scored positions, L cache length, E width, V vocabulary.
 """
 
 from typing import Any
@@ -27,7 +27,8 @@ class PaLME(vlm.VisionLanguageModel):
 
   layout = 'decoder_only'
 
-  def __init__(self, module: 'Network', *args: Any, targets_length: int | None = None, **kwargs: Any):
+  def __init__(
+      self, module: 'Network', *args: Any, targets_length: int | None = None, **kwargs: Any):
     """As `VisionLanguageModel`, and:
 
     Args:

@@ -1,7 +1,8 @@
 """What trainers drive: losses, metrics, scores and predictions of a vision-language network.
 
 Satisfies T5X's model contract by shape, importing neither T5X nor SeqIO: the feature converter and
-the vocabulary are handed in. `pali_x` and `palm_e` say what their networks read and how they decode.
+the vocabulary are handed in. `pali_x` and `palm_e` say what their networks read and how they
+decode.
 
 Shape suffixes: B batch, T target length, V vocabulary.
 """

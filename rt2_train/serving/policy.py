@@ -249,7 +249,8 @@ def read_params(checkpoint: pathlib.Path, *, ema: bool = False) -> Any:
 
 
 def _check_fits(
-    params: Any, model: vlm.VisionLanguageModel, processor: processor_lib.Processor, directory: pathlib.Path
+    params: Any, model: vlm.VisionLanguageModel, processor: processor_lib.Processor,
+    directory: pathlib.Path,
 ) -> None:
   """Raises ValueError at the first parameter that the model has not, or has in another shape."""
   batch = model.batch_shapes(

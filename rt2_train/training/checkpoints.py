@@ -20,11 +20,11 @@ from typing import Any
 from absl import logging
 from etils import epath
 from flax import serialization
-import jax
 from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from rt2_train.training import hosts
 from rt2_train.training import optimizers
 from rt2_train.training import state as state_lib
 
@@ -44,7 +44,7 @@ class AssetsHandler(ocp.CheckpointHandler):
   """Lets Orbax write the assets inside the directory that it commits as a whole."""
 
   def save(self, directory: epath.Path, args: 'AssetsSave') -> None:
-    if jax.process_index() == 0:
+    if hosts.is_main():
       args.write(os.fspath(directory))
 
   def restore(self, directory: epath.Path, args: 'AssetsRestore') -> str:
@@ -98,6 +98,7 @@ class Checkpoints:
     _put_aside_incomplete(self._directory)
     multihost_utils.sync_global_devices('incomplete checkpoints are put aside')
     policies = [checkpoint_managers.LatestN(keep)]
+    best = None
     if keep_best_metric is not None:
       worst = float('-inf' if best_mode == 'max' else 'inf')
       best = lambda metrics: metrics.get(keep_best_metric, worst)
@@ -111,6 +112,9 @@ class Checkpoints:
         self._directory,
         options=ocp.CheckpointManagerOptions(
             step_prefix='checkpoint',
+            # Writes the metrics down too, so that a resumed run knows which was the best.
+            best_fn=best,
+            best_mode=best_mode,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         ),
@@ -309,7 +313,7 @@ def _is_whole(directory: str) -> bool:
 
 def _put_aside_incomplete(directory: str) -> None:
   """Renames partial checkpoints, so that neither restoring nor saving trips over them."""
-  if jax.process_index() != 0:
+  if not hosts.is_main():
     return
   for step in _steps(directory):
     path = os.path.join(directory, f'checkpoint_{step}')

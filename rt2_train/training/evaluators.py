@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import partitioning
 from rt2_train.training import step as step_lib
@@ -30,7 +31,9 @@ class TrainingEval:
     data = self._data
     data.seek(0)
     if self._eval_step is None:
-      self._eval_step = jax.jit(step_lib.make_eval_step(model, sources=data.sources))
+      data.select(hosts.rows(partitioner, data.batch_size))
+      eval_step = step_lib.make_eval_step(model, sources=data.sources)
+      self._eval_step = jax.jit(eval_step, out_shardings=partitioner.replicated)
     window = metrics_lib.Window()
     with partitioner.scope():
       for i in range(self._num_batches):
@@ -54,10 +57,14 @@ class InferenceEval:
 
   def __call__(self, model: Any, params: Any, partitioner: partitioning.Partitioner) -> Results:
     if self._predict is None:
-      self._predict = jax.jit(lambda params, batch: model.predict_batch_with_aux(params, batch)[0])
+      decode = lambda params, batch: model.predict_batch_with_aux(params, batch)[0]
+      # Every process judges all answers: what they are judged by is not on devices.
+      self._predict = jax.jit(decode, out_shardings=partitioner.replicated)
 
     def predict(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+      mine = hosts.rows(partitioner, len(batch['source']))
       with partitioner.scope():
-        return np.asarray(self._predict(params, partitioner.batch(batch)))
+        held = partitioner.batch({name: rows[mine] for name, rows in batch.items()})
+        return np.asarray(self._predict(params, held))
 
     return self._evaluator.evaluate(predict)

@@ -11,13 +11,11 @@ from jax.extend import core
 import numpy as np
 import psutil
 
+from rt2_train.training import topologies
+
 # Dense bfloat16 FLOP/s per jax device, from the vendors' data sheets, by `device_kind`.
 PEAK_FLOPS = {
-    'TPU v4': 275e12,
-    'TPU v5 lite': 197e12,
-    'TPU v5p': 459e12,
-    'TPU v5': 459e12,
-    'TPU v6 lite': 918e12,
+    **{kind: chip.peak_flops for chip in topologies.CHIPS.values() for kind in chip.device_kinds},
     'NVIDIA A100-SXM4-40GB': 312e12,
     'NVIDIA A100-SXM4-80GB': 312e12,
     'NVIDIA H100 80GB HBM3': 989e12,
@@ -148,10 +146,16 @@ def model_flops(forward: Callable[..., Any], *args: Any) -> float:
     forward: traced, never run.
     *args: arrays or their shapes.
   """
-  return 3.0 * _count(jax.make_jaxpr(forward)(*args).jaxpr)
+  return 3.0 * matmul_flops(jax.make_jaxpr(forward)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> float:
+def matmul_flops(jaxpr: Any, while_trips: int = 1) -> float:
+  """FLOPs of the matrix products of a traced program, recomputation under remat included.
+
+  Args:
+    jaxpr: the program.
+    while_trips: how often the body of a while loop counts; scans know their length.
+  """
   flops = 0.0
   for equation in jaxpr.eqns:
     name = equation.primitive.name
@@ -165,8 +169,8 @@ def _count(jaxpr: Any) -> float:
       kernel = equation.invars[1].aval.shape
       per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
       flops += 2.0 * math.prod(equation.outvars[0].aval.shape) * per_output
-    times = equation.params['length'] if name == 'scan' else 1
-    inner = [_count(sub) for sub in core.jaxprs_in_params(equation.params)]
+    times = {'scan': equation.params.get('length'), 'while': while_trips}.get(name, 1)
+    inner = [matmul_flops(sub, while_trips) for sub in core.jaxprs_in_params(equation.params)]
     # Of a cond's branches one runs: the longest is counted.
     flops += times * (max(inner, default=0.0) if name == 'cond' else sum(inner))
   return flops

@@ -194,8 +194,9 @@ class Partitioner:
     if batch_size % (count * num_microbatches):
       parts = f' x {num_microbatches} microbatches' if num_microbatches > 1 else ''
       raise ValueError(
-          f'BATCH_SIZE {batch_size} does not divide over {count} devices of mesh axes '
-          f'{" x ".join(over)}{parts}; use a multiple of {count * num_microbatches}'
+          f'BATCH_SIZE {batch_size} does not divide over {count} devices of mesh axis '
+          f'{" x ".join(axis for axis in over if self._size((axis,)) > 1)}{parts}; use a multiple '
+          f'of {count * num_microbatches}'
       )
 
   def batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

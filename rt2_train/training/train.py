@@ -23,6 +23,7 @@ import tqdm
 
 from rt2_train import gin_files
 from rt2_train.training import checkpoints
+from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import optimizers
 from rt2_train.training import partitioning
@@ -65,8 +66,9 @@ def train(
 
   Args:
     model: see rt2_train.models.vlm; carries its optimizer_def.
-    train_data: opens the loader: an iterator of this process's rows of each batch, with state(),
-      restore(state), seek(step), table(), sources {hash: name} and wait_seconds.
+    train_data: opens the loader: an iterator of the rows of each batch that select(rows) named,
+      with batch_size, state(), restore(state), seek(step), table(), sources {hash: name} and
+      wait_seconds.
     model_dir: directory of the run; the run continues from the checkpoint it holds.
     train_steps: the step at which training ends.
     learning_rate: a function of the step, or a constant.
@@ -97,22 +99,23 @@ def train(
   started = time.perf_counter()
   _check_steps(train_steps=train_steps, checkpoint_period=checkpoint_period, log_period=log_period)
   _check_evaluation(checkpoint_period, eval_period, evaluators, keep_best_metric)
-  evaluators = {name: make() for name, make in evaluators.items() if eval_period}
   if model.optimizer_def is None:
     raise ValueError('train: the model has no optimizer_def; bind one in its gin file')
-  is_main = jax.process_index() == 0
   partitioner = partitioning.Partitioner() if partitioner is None else partitioner
   schedule = learning_rate if callable(learning_rate) else lambda step: jnp.float32(learning_rate)
   optimizer_def = optimizers.Frozen(model.optimizer_def, frozen) if frozen else model.optimizer_def
-  init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
-  dropout_key = jax.device_put(dropout_key, partitioner.replicated)
+  # Made where they are used: JAX does not send keys to the devices of other processes.
+  split = lambda: tuple(jax.random.split(jax.random.key(random_seed)))
+  init_key, dropout_key = jax.jit(split, out_shardings=partitioner.replicated)()
 
+  # Data that have no index yet get one now, from one process.
+  with hosts.main_first('opening data'):
+    data = train_data()
+    evaluators = {name: make() for name, make in evaluators.items() if eval_period}
+  partitioner.check_batch(data.batch_size, num_microbatches)
+  data.select(hosts.rows(partitioner, data.batch_size))
   # A first batch gives all shapes; the loader is put back to its place below.
-  data = train_data()
-  first = next(data)
-  batch_size = len(first['decoder_target_tokens']) * jax.process_count()
-  partitioner.check_batch(batch_size, num_microbatches)
-  first = partitioner.batch(first)
+  first = partitioner.batch(next(data))
   with partitioner.scope():
     planned, axes = state_lib.plan(model, optimizer_def, partitioner, first, ema_decay is not None)
   optimizers.check_patterns(planned.optimizer.target, frozen)
@@ -160,7 +163,7 @@ def train(
     saved.close()
     return (_read_summary(model_dir) or {}) | {'steps': start, 'finished': True}
 
-  if is_main:
+  if hosts.is_main():
     target = planned.optimizer.target
     table = partitioning.parameter_table(target, axes, state_lib.placements(target))
     _write(model_dir, 'config.gin', gin_files.resolved())
@@ -183,20 +186,20 @@ def train(
   compile_seconds = time.perf_counter() - compile_started
 
   speed = metrics_lib.Speed(
-      batch_size=batch_size,
-      length=first['encoder_input_tokens'].shape[1] + first['decoder_target_tokens'].shape[1],
+      batch_size=data.batch_size,
+      length=sum(first[name].shape[1] for name in first if name.endswith('_input_tokens')),
       flops=flops,
       peak_flops=peak_flops or metrics_lib.peak_flops(partitioner.mesh.devices.flat[0]),
       devices=partitioner.mesh.size,
       waited=data.wait_seconds,
   )
-  writers = writers_lib.MetricWriters(model_dir, start, active=is_main)
+  writers = writers_lib.MetricWriters(model_dir, start, active=hosts.is_main())
   window, pending, last = metrics_lib.Window(), None, {}
   with (
       contextlib.closing(saved),
       contextlib.closing(writers),
       _terminated() as stop,
-      _progress_bar(start, train_steps, progress and is_main) as bar,
+      _progress_bar(start, train_steps, progress and hosts.is_main()) as bar,
   ):
     for step in range(start + 1, train_steps + 1):
       batch = partitioner.batch(next(data))
@@ -235,7 +238,7 @@ def train(
   summary = {
       'steps': step,
       'start_step': start,
-      'batch_size': batch_size,
+      'batch_size': data.batch_size,
       'parameters': sum(leaf.size for leaf in jax.tree.leaves(planned.optimizer.target)),
       'wall_seconds': time.perf_counter() - started,
       'compile_seconds': compile_seconds,
@@ -244,7 +247,7 @@ def train(
       'final': {k: v for k, v in last.items() if k.split('/')[0] in ('loss', 'accuracy')},
       'finished': step == train_steps,
   }
-  if is_main:
+  if hosts.is_main():
     _write(model_dir, SUMMARY, json.dumps(summary, indent=2) + '\n')
     _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
   return summary

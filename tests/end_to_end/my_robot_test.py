@@ -1,40 +1,21 @@
 """A lab's own episodes: copies of two gin files, changed in their marked lines, and no Python."""
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 from tests.data import rlds_fixture
+from tests.end_to_end import commands
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 TASKS = (
     'put the small yellow spatula to the left of the silver pot',
     'move the blue towel from the drawer to the sink',
 )
 
 
-def run(home: pathlib.Path, *command: str) -> str:
-  environment = {
-      **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled'),
-  }  # pyformat: disable
-  done = subprocess.run(
-      [sys.executable, '-m', *command], cwd=home, env=environment, capture_output=True, text=True,
-      check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
-
-
-def main(home: pathlib.Path, mode: str, *arguments: str) -> str:
-  return run(home, 'rt2_train.main', f'--run_mode={mode}', f'--gin_search_paths={ROOT}', *arguments)
-
-
 def copy(home: pathlib.Path, template: str, name: str, lines: dict[str, str]) -> None:
   """Copies a gin file; `lines` says what stands behind a name, or in an include."""
-  text = (ROOT / template).read_text()
+  text = (commands.ROOT / template).read_text()
   for key, value in lines.items():
     old = f"include '{key}'" if key.endswith('.gin') else rf'(?<=\b{key} = ).*'
     new = f"include '{value}'" if key.endswith('.gin') else value
@@ -51,8 +32,9 @@ def test_another_rlds_directory_is_trained_on_and_evaluated_without_python(tmp_p
   rlds_fixture.write(data, 'bridge', [episodes[:12], episodes[12:]])
   before = sorted(path.name for path in data.iterdir())
 
-  out = run(tmp_path, 'tools.train_vocabulary', str(data), '--output=vocabulary.model',
-            '--index_dir=index')
+  out = commands.succeed(
+      tmp_path, 'tools.train_vocabulary', str(data), '--output=vocabulary.model',
+      '--index_dir=index')
   printed = dict(line.split(' = ') for line in out.split('For the gin file:\n')[1].splitlines())
   assert set(printed) == {'VOCABULARY_FILE', 'VOCAB_SIZE', 'INPUTS_LENGTH'}
   copy(tmp_path, 'gin/data/my_robot.gin', 'my_data.gin', printed | {
@@ -60,14 +42,16 @@ def test_another_rlds_directory_is_trained_on_and_evaluated_without_python(tmp_p
   copy(tmp_path, 'gin/experiments/my_robot.gin', 'my_robot.gin', {
       'gin/data/my_robot.gin': 'my_data.gin', 'MODEL_DIR': "'run'"})
 
-  main(tmp_path, 'train', '--gin_file=my_robot.gin', '--gin.TRAIN_STEPS=2', '--gin.BATCH_SIZE=8',
-       '--gin.EVAL_PERIOD=2', '--gin.EVAL_STEPS=1')
+  commands.succeed(tmp_path, *commands.main(
+      'train', '--gin_file=my_robot.gin', '--gin.TRAIN_STEPS=2', '--gin.BATCH_SIZE=8',
+      '--gin.EVAL_PERIOD=2', '--gin.EVAL_STEPS=1'))
   summary = json.loads((tmp_path / 'run/summary.json').read_text())
   assert summary['steps'] == 2 and summary['finished']
 
-  main(tmp_path, 'eval', '--gin_file=my_data.gin', '--gin_file=gin/runs/eval.gin',
-       "--gin.CHECKPOINT_PATH='run'", "--gin.MIXTURE_OR_TASK_NAME='robot'",
-       "--gin.OUTPUT_PATH='eval.json'", '--gin.BATCH_SIZE=8')
+  commands.succeed(tmp_path, *commands.main(
+      'eval', '--gin_file=my_data.gin', '--gin_file=gin/runs/eval.gin',
+      "--gin.CHECKPOINT_PATH='run'", "--gin.MIXTURE_OR_TASK_NAME='robot'",
+      "--gin.OUTPUT_PATH='eval.json'", '--gin.BATCH_SIZE=8'))
   assert json.loads((tmp_path / 'eval.json').read_text())['robot']['valid'] == 1.0
   # Data on a read-only disk stays as it is.
   assert sorted(path.name for path in data.iterdir()) == before

@@ -1,53 +1,26 @@
 """The README's commands, small: make data, train, resume, evaluate, infer, act; and wrong input."""
 
 import json
-import os
 import pathlib
 import subprocess
-import sys
 import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.end_to_end import commands
+
 SMALL = [
     '--gin.BATCH_SIZE=8', '--gin.CHECKPOINT_PERIOD=4', '--gin.EVAL_PERIOD=4',
     '--gin.EVAL_EXAMPLES=16', '--gin.EVAL_STEPS=1', '--gin.train.log_period=2',
 ]  # pyformat: disable
 
 
-@pytest.fixture(scope='module')
-def home(tmp_path_factory):
-  """A directory to run in; gin files are found through the search path."""
-  path = tmp_path_factory.mktemp('home')
-  done = run(
-      path, 'tools.make_demo_data', '--output_dir=runs/demo/data', '--num_episodes=40',
-      '--num_images=64',
-  )  # pyformat: disable
-  assert done.returncode == 0, done.stderr
-  return path
-
-
-def run(home: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
-  environment = {
-      **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled'),
-  }  # pyformat: disable
-  return subprocess.run(
-      [sys.executable, '-m', *command], cwd=home, env=environment, capture_output=True, text=True,
-      check=False,
-  )
-
-
 def main(home: pathlib.Path, mode: str, *arguments: str) -> subprocess.CompletedProcess:
-  return run(home, 'rt2_train.main', f'--run_mode={mode}', f'--gin_search_paths={ROOT}', *arguments)
+  return commands.run(home, *commands.main(mode, *arguments))
 
 
 def train(home: pathlib.Path, experiment: str, *arguments: str) -> subprocess.CompletedProcess:
   return main(home, 'train', f'--gin_file=gin/experiments/{experiment}.gin', *SMALL, *arguments)
-
-
-def metrics(home: pathlib.Path, name: str) -> list[dict]:
-  return [json.loads(line) for line in (home / name).read_text().splitlines()]
 
 
 def evaluation(mode: str, output: str) -> list[str]:
@@ -67,7 +40,7 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
   done = train(home, 'demo_cofinetune', '--gin.TRAIN_STEPS=6')
   assert done.returncode == 0 and 'resuming' in done.stderr, done.stderr
   run_dir = home / 'runs/demo/cofinetune'
-  lines = metrics(home, 'runs/demo/cofinetune/train-metrics.jsonl')
+  lines = commands.lines(run_dir / 'train-metrics.jsonl')
   assert [line['step'] for line in lines] == [2, 4, 6]
   assert {'loss/robot', 'loss/vqa', 'loss/captions'} <= set(lines[-1])
   summary = json.loads((run_dir / 'summary.json').read_text())
@@ -94,35 +67,29 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
 
   done = main(home, *evaluation('infer', 'out/answers.jsonl'), '--gin.EVAL_EXAMPLES=4')
   assert done.returncode == 0, done.stderr
-  answers = metrics(home, 'out/answers.jsonl')
+  answers = commands.lines(home / 'out/answers.jsonl')
   assert {answer['source'] for answer in answers} == {'robot', 'vqa', 'captions'}
   robot = next(answer for answer in answers if answer['source'] == 'robot')
   assert len(robot['action']) == 8 and len(robot['prediction'].split()) == 8
 
-  done = run(
+  assert 'seen' in commands.succeed(
       home, 'tools.closed_loop', '--checkpoint=runs/demo/cofinetune', '--output_dir=out/played',
       '--num_episodes=3', '--suites=seen,unseen',
   )  # pyformat: disable
-  assert done.returncode == 0 and 'seen' in done.stdout, done.stderr
   assert len((home / 'out/played/episodes.jsonl').read_text().splitlines()) == 6
 
 
 def test_a_run_that_is_told_to_stop_saves_exits_with_75_and_goes_on(home):
-  command = [
-      sys.executable, '-m', 'rt2_train.main', '--run_mode=train', f'--gin_search_paths={ROOT}',
-      '--gin_file=gin/experiments/demo_from_scratch.gin', *SMALL, '--gin.CHECKPOINT_PERIOD=100000',
-      '--gin.EVAL_PERIOD=0',
-  ]  # pyformat: disable
-  process = subprocess.Popen(
-      [*command, '--gin.TRAIN_STEPS=100000'], cwd=home, env={**os.environ, 'PYTHONPATH': str(ROOT)},
-      stderr=subprocess.DEVNULL,
-  )  # pyformat: disable
+  process = commands.Process(home, *commands.main(
+      'train', '--gin_file=gin/experiments/demo_from_scratch.gin', *SMALL,
+      '--gin.CHECKPOINT_PERIOD=100000', '--gin.EVAL_PERIOD=0', '--gin.TRAIN_STEPS=100000',
+  ))  # pyformat: disable
   lines = home / 'runs/demo/from_scratch/train-metrics.jsonl'
   deadline = time.time() + 120
   while not (lines.exists() and lines.read_text()) and time.time() < deadline:
     time.sleep(0.2)
   process.terminate()
-  assert process.wait(timeout=60) == 75
+  assert process.finish(timeout=60).returncode == 75
   saved = json.loads((lines.parent / 'summary.json').read_text())
   assert not saved['finished'] and (lines.parent / f'checkpoint_{saved["steps"]}').is_dir()
   done = train(
@@ -131,12 +98,11 @@ def test_a_run_that_is_told_to_stop_saves_exits_with_75_and_goes_on(home):
 
 
 def test_a_mixture_is_shown_as_a_table_and_a_picture(home):
-  done = run(
-      home, 'tools.inspect_mixture', f'--gin_search_paths={ROOT}',
+  shown = commands.succeed(
+      home, 'tools.inspect_mixture', f'--gin_search_paths={commands.ROOT}',
       '--gin_file=gin/experiments/demo_cofinetune.gin', '--output=out/mixture.png', '--batches=3',
   )  # pyformat: disable
-  assert done.returncode == 0, done.stderr
-  assert 'robot' in done.stdout and '0.5000' in done.stdout
+  assert 'robot' in shown and '0.5000' in shown
   assert (home / 'out/mixture.png').stat().st_size > 10_000
 
 

@@ -1,48 +1,29 @@
 """What does not fit is refused by the command in one clear line, and what is there stays."""
 
 import hashlib
-import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 import sentencepiece
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.end_to_end import commands
 
 
 @pytest.fixture(scope='module')
-def home(tmp_path_factory):
+def home(home):
   """A directory with data and a run of two steps in runs/known."""
-  path = tmp_path_factory.mktemp('home')
-  done = run(
-      path, 'tools.make_demo_data', '--output_dir=runs/demo/data', '--num_episodes=40',
-      '--num_images=64',
-  )  # pyformat: disable
+  done = train(home, "--gin.MODEL_DIR='runs/known'")
   assert done.returncode == 0, done.stderr
-  done = train(path, "--gin.MODEL_DIR='runs/known'")
-  assert done.returncode == 0, done.stderr
-  return path
-
-
-def run(home: pathlib.Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
-  environment = {
-      **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled'),
-      **environment,
-  }  # pyformat: disable
-  return subprocess.run(
-      [sys.executable, '-m', *command], cwd=home, env=environment, capture_output=True, text=True,
-      check=False,
-  )
+  return home
 
 
 def train(home: pathlib.Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-  return run(
-      home, 'rt2_train.main', '--run_mode=train', f'--gin_search_paths={ROOT}',
-      '--gin_file=gin/experiments/demo_from_scratch.gin', '--gin.TRAIN_STEPS=2',
-      '--gin.BATCH_SIZE=8', '--gin.EVAL_PERIOD=0', *arguments, **environment,
+  command = commands.main(
+      'train', '--gin_file=gin/experiments/demo_from_scratch.gin', '--gin.TRAIN_STEPS=2',
+      '--gin.BATCH_SIZE=8', '--gin.EVAL_PERIOD=0', *arguments,
   )  # pyformat: disable
+  return commands.run(home, *command, **environment)
 
 
 def contents(directory: pathlib.Path) -> dict[str, str]:

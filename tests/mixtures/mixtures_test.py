@@ -189,7 +189,7 @@ def test_one_epoch_is_the_same_through_seqio_and_through_the_loader(kind, config
       (example['example_id'].decode(), digest(row))
       for example, row in zip(examples.as_numpy_iterator(), rows.as_numpy_iterator(), strict=True))
   dataset = tasks.source_of(tasks.get(name)).open('train')
-  one = loader.Loader(name, 2, processor, host_index=0, host_count=1)
+  one = loader.Loader(name, 2, processor)
   by_loader = collections.Counter()
   for step in range(len(dataset) // 2):
     batch = next(one)

@@ -11,10 +11,7 @@ import pytest
 
 from rt2_train import grammar
 from rt2_train.models import architectures
-from rt2_train.models import encoder_decoder
 from rt2_train.models import logical_axes
-from rt2_train.models import pali_x
-from rt2_train.models import vit
 
 
 @pytest.fixture(scope='module')

