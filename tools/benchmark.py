@@ -1,4 +1,4 @@
-"""Measures loader, training and decoding: python -m tools.benchmark [loader] [train] [decode]
+"""Measures loader, training and decoding: python -m tools.benchmark [MEASUREMENT ...]
 
   loader  CPU time per 256x320 JPEG to 224x224 with the full RT-2 formatting, beside decoding and
           resizing alone, and beside plain TFDS + tf.data; goal: at most 1.2 x the former
@@ -6,12 +6,21 @@
           (goal: below 2 %), steps per second, time to the first step (goal: below 30 s)
   decode  what the grammar adds to decoding an action; goal: below 5 %
 
-What is compared is measured in turns, so that a busy computer slows all alike.
+Meant for a GPU, and on a CPU tried with miniatures; these need no TensorFlow:
+
+  train_mfu    the training step of a model of gin/models on random data, against the card's own
+               rate of matrix products; goal: at least 55 %
+  decode_rate  actions per second of the paper's models with random bfloat16 parameters, against
+               what the card's memory and matrix products allow; goal: at least 60 %
+  pytorch      both of models of `transformers` with the same dimensions
+
+What loader and decode compare is measured in turns, so that a busy computer slows all alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -33,7 +42,22 @@ _EXAMPLES = flags.DEFINE_integer(
     'examples', 512, 'JPEGs per round of loader, in batches of 64.', lower_bound=1)
 _DATA_DIR = flags.DEFINE_string('data_dir', 'runs/demo/data', 'Demo data for train.')
 _STEPS = flags.DEFINE_integer('steps', 300, 'Steps of train.', lower_bound=10)
-_FLAGS = (_ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS)
+_MODEL = flags.DEFINE_list(
+    'model', [], 'Files of gin/models, without .gin, for train_mfu, decode_rate and pytorch; by '
+    'default pali_3b_original for the first, the sizes of the paper for the second.')
+_BATCH_SIZE = flags.DEFINE_integer(
+    'batch_size', None, 'Rows of a step of train_mfu and pytorch; 64, or 8 on a CPU.',
+    lower_bound=1)
+_INPUTS_LENGTH = flags.DEFINE_integer(
+    'inputs_length', 64, 'Text tokens of a prompt of train_mfu and pytorch.', lower_bound=1)
+_TARGETS_LENGTH = flags.DEFINE_integer(
+    'targets_length', 64, 'Target tokens of train_mfu and pytorch.', lower_bound=1)
+_REMAT = flags.DEFINE_enum(
+    'remat', None, ['none', 'full', 'dots', 'names'],
+    "Remat policy of train_mfu; 'dots', or 'none' on a CPU. Any but 'none' is full for pytorch.")
+_FLAGS = (
+    _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODEL, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
+    _REMAT)
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _DECODE_BATCH = 32
@@ -141,6 +165,47 @@ def decode() -> None:
     print(f'    constrained / free {_ratio(times["constrained"], times["free"])}')
 
 
+def train_mfu() -> None:
+  """Prints the model FLOPs utilisation of the training step."""
+  _take_the_whole_card()
+  from tools import benchmark_models
+
+  benchmark_models.print_training(_MODEL.value, _REMAT.value, _ROUNDS.value, **_settings())
+
+
+def decode_rate() -> None:
+  """Prints how many actions per second are decoded."""
+  _take_the_whole_card()
+  from tools import benchmark_models
+
+  benchmark_models.print_decoding(_MODEL.value, _ROUNDS.value)
+
+
+def pytorch() -> None:
+  """Prints what PyTorch does with models of the same dimensions."""
+  packages = ('torch', 'transformers')
+  if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+    print(f'pytorch: not measured for want of {" and ".join(missing)}; install transformers and '
+          'PyTorch with CUDA')
+    return
+  from tools import benchmark_pytorch
+
+  benchmark_pytorch.print_all(_MODEL.value, _REMAT.value, _ROUNDS.value, **_settings())
+
+
+def _settings() -> dict[str, int | None]:
+  return {
+      'batch_size': _BATCH_SIZE.value,
+      'inputs_length': _INPUTS_LENGTH.value,
+      'targets_length': _TARGETS_LENGTH.value,
+  }
+
+
+def _take_the_whole_card() -> None:
+  """55B leave little of it; JAX would take three quarters. Holds for what starts JAX later."""
+  os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
+
+
 def _decode_programs(module) -> dict[str, Callable[[], None]]:
   """The compiled decode loop without and with a grammar; both write as many tokens."""
   import jax
@@ -204,14 +269,17 @@ def _ratio(ours: Sequence[float], others: Sequence[float]) -> str:
   return _spread([one / other for one, other in zip(ours, others)])
 
 
-_MEASUREMENTS = {'loader': loader, 'train': train, 'decode': decode}
+_MEASUREMENTS = {
+    function.__name__: function
+    for function in (loader, train, decode, train_mfu, decode_rate, pytorch)
+}
 
 
 def main(argv: Sequence[str]) -> None:
   names = list(argv[1:]) or list(_MEASUREMENTS)
   if unknown := set(names) - set(_MEASUREMENTS):
     raise app.UsageError(f'unknown {sorted(unknown)}; there are {", ".join(_MEASUREMENTS)}')
-  given = [f'--{flag.name}={flag.value}' for flag in _FLAGS if flag.present]
+  given = [flags.FLAGS[flag.name].serialize() for flag in _FLAGS if flag.present]
   if len(names) > 1:
     # Each in a process of its own, free of the threads and programs of the one before.
     command = [sys.executable, '-m', 'tools.benchmark']
@@ -225,7 +293,7 @@ def main(argv: Sequence[str]) -> None:
   print('$', *environment, command, flush=True)
   try:
     _MEASUREMENTS[name]()
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError) as error:
     sys.exit(f'benchmark {name}: {error}')
 
 
