@@ -59,6 +59,8 @@ def initialize(timeout_seconds: int = 300) -> None:
   address, count, number = (flag.value for flag in _PLACE)
   if number and address:
     _wait_for(address, timeout_seconds)
+  elif address:
+    _check_free(address)
   # JAX ends a process whose others do not come without saying whom it waited for.
   logging.info(
       'waiting up to %d s for all %s processes%s', timeout_seconds, count or '',
@@ -107,6 +109,20 @@ def _wait_for(address: str, seconds: int) -> None:
             'where process 0 runs, which must be started too'
         ) from error
       time.sleep(0.2)
+
+
+def _check_free(address: str) -> None:
+  """Raises OSError if something listens where process 0 is to: JAX may then end without a word."""
+  port = int(address.rpartition(':')[2])
+  try:
+    socket.create_server(
+        ('::' if socket.has_dualstack_ipv6() else '', port),
+        family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
+        dualstack_ipv6=socket.has_dualstack_ipv6(),
+    ).close()
+  except OSError as error:
+    raise OSError(
+        f'the processes did not meet at {address}: {error}; is its port free?') from error
 
 
 def _check_place() -> None:

@@ -2,11 +2,11 @@
 
 The TPU compiler (libtpu) knows every slice that exists and compiles for it on any machine.
 
-Sources. Peak FLOP/s, HBM bandwidth and torus: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. The clock
-follows from the peak, at the FLOPs per cycle that the compiler counts with: 2^18 in v4 and v5p, 2^17
-in v5e, 2^19 in v6e. ICI and DCN bandwidth: "How to Scale Your Model" (jax-ml.github.io/scaling-book,
-part 2), what a link sustains rather than its data sheet. Usable HBM: what the compiler calls the
-capacity when a program exceeds it.
+Sources. Peak FLOP/s, HBM bandwidth and torus: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. The
+clock follows from the peak, at the FLOPs per cycle that the compiler counts with: 2^18 in v4 and
+v5p, 2^17 in v5e, 2^19 in v6e. ICI and DCN bandwidth: "How to Scale Your Model"
+(jax-ml.github.io/scaling-book, part 2), what a link sustains rather than its data sheet. Usable
+HBM: what the compiler calls the capacity when a program exceeds it.
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ class Topology:
 
   @property
   def wraps(self) -> tuple[bool, ...]:
-    """Which axes of the torus close to a ring: all in slices of whole cubes, or whole pods' sides."""
+    """Which torus axes close to a ring: all of whole cubes, in flat tori the sides of a pod."""
     if self.chip.torus_rank == 3:
       return (all(length % 4 == 0 for length in self.shape),) * 3
     return tuple(length == 16 for length in self.shape)
@@ -177,7 +177,8 @@ def parse(name: str, slices: int = 1) -> Topology:
 
 def larger(topology: Topology) -> Sequence[Topology]:
   """The slices of the same chip with more chips, smallest first."""
-  known = [parse(f'{topology.chip.name}:{shape}', topology.slices) for shape in topology.chip.shapes]
+  chip, slices = topology.chip, topology.slices
+  known = [parse(f'{chip.name}:{shape}', slices) for shape in chip.shapes]
   return sorted((t for t in known if t.chips > topology.chips), key=lambda t: t.chips)
 
 

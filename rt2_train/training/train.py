@@ -27,6 +27,7 @@ from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import optimizers
 from rt2_train.training import partitioning
+from rt2_train.training import programs
 from rt2_train.training import state as state_lib
 from rt2_train.training import step as step_lib
 from rt2_train.training import writers as writers_lib
@@ -183,6 +184,7 @@ def train(
     places = (state_lib.placements(planned), partitioner.replicated)
     train_step = jax.jit(train_step, donate_argnums=0, out_shardings=places)
     train_step = train_step.lower(state, first, dropout_key).compile()
+    logging.info('memory: %s', programs.memory_line(train_step, state, first))
   compile_seconds = time.perf_counter() - compile_started
 
   speed = metrics_lib.Speed(

@@ -131,6 +131,7 @@ def make_batch(processor: processor_lib.Processor, num_robot: int, size: int = 8
         'source': np.array([list(SOURCES)[not robot]], np.int32),
         'encoder_input_tokens': np.pad(inputs, (0, 64 - len(inputs))),
         'decoder_target_tokens': np.pad(targets, (0, 12 - len(targets))),
+        'decoder_loss_weights': np.pad(np.ones(len(targets), np.int32), (0, 12 - len(targets))),
     })
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 

@@ -1,0 +1,31 @@
+"""What is recommended where a run names no rules."""
+
+import pytest
+
+from rt2_train.models import stacks
+from rt2_train.training import partitioning
+from rt2_train.training import recommendations
+from rt2_train.training import topologies
+
+
+@pytest.mark.parametrize('chip', topologies.CHIPS)
+@pytest.mark.parametrize('program', ['train', 'decode'])
+def test_what_is_recommended_makes_a_mesh_of_every_slice(chip, program):
+  for shape in topologies.CHIPS[chip].shapes:
+    topology = topologies.parse(f'{chip}:{shape}')
+    advice = recommendations.recommend(topology, program, batch_size=2048)
+    assert advice.rules in partitioning.RULES
+    assert topology.chips % advice.model_parallelism == 0
+    assert set(advice.remat_policies) <= set(stacks.REMAT_POLICIES)
+
+
+def test_products_are_split_where_chips_have_few_rows():
+  pod = topologies.parse('v5p:8x8x8')
+  assert recommendations.recommend(pod, 'train', 2048)[:2] == ('fsdp_tensor', 8)
+  assert recommendations.recommend(pod, 'train', 16384)[:2] == ('fsdp', 1)
+
+
+def test_the_mesh_goes_with_the_rules_that_a_run_names():
+  parts = lambda rules: recommendations.recommend(
+      topologies.parse('v5p:4x4x4'), 'train', 2048, rules).model_parallelism
+  assert [parts(rules) for rules in ('fsdp', 'hsdp', 'fsdp_tensor')] == [1, 4, 8]
