@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 import subprocess
 import sys
 
@@ -19,6 +20,11 @@ from rt2_train.training import programs
 from rt2_train.training import reports
 from rt2_train.training import topologies
 from rt2_train.training import tpu_compile
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != 'linux' or platform.machine() != 'x86_64',
+    reason='libtpu is made for Linux on x86-64 only',
+)
 
 VIT = vit.ViTConfig(
     width=128, depth=4, heads=2, mlp_dim=256, patch_size=8, image_height=32, image_width=32)

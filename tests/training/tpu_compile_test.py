@@ -1,6 +1,7 @@
 """The real TPU compiler on small programs, for slices that are not here."""
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,11 @@ import pytest
 from rt2_train.training import programs
 from rt2_train.training import topologies
 from rt2_train.training import tpu_compile
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != 'linux' or platform.machine() != 'x86_64',
+    reason='libtpu is made for Linux on x86-64 only',
+)
 
 SIDE = 1024
 
