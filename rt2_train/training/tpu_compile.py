@@ -36,6 +36,7 @@ _PROGRAM, _FACTS, _ERROR, _LOG, _DUMP = 'program', 'facts.json', 'error.json', '
 _SCHEDULED, _GENERATED = 'after_optimizations_after_buffer_assignment', 'after_codegen'
 _ASSIGNMENT = 'after_optimizations-buffer-assignment'
 _NEWS_SECONDS = 30
+_LAST_LINES = 30
 # The one is said before buffers are assigned, the other after.
 _OUT_OF_MEMORY = (
     re.compile(r'\(([0-9.]+)([KMGT]?)\) exceeds available HBM \(([0-9.]+)([KMGT]?)\)'),
@@ -121,7 +122,7 @@ def compile_program(
     _raise_errors(folder, seconds)
     hlo = _dumped(folder, _GENERATED if full_codegen else _SCHEDULED)
     if not hlo:
-      raise RuntimeError(f'the TPU compiler ended without a result: {_last_lines(folder)}')
+      raise RuntimeError(f'the TPU compiler ended without a result:\n{_last_lines(folder)}')
     return Compiled(
         facts=_json(folder, _FACTS),
         hlo=hlo,
@@ -189,7 +190,7 @@ def _write(folder: str, name: str, value: Any) -> None:
 
 def _last_lines(folder: str) -> str:
   with open(os.path.join(folder, _LOG), encoding='utf-8', errors='replace') as file:
-    return ' '.join(file.read().split('\n')[-5:])
+    return '\n'.join(file.read().splitlines()[-_LAST_LINES:])
 
 
 def _compile(folder: str) -> None:
