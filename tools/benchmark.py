@@ -42,8 +42,8 @@ _EXAMPLES = flags.DEFINE_integer(
     'examples', 512, 'JPEGs per round of loader, in batches of 64.', lower_bound=1)
 _DATA_DIR = flags.DEFINE_string('data_dir', 'runs/demo/data', 'Demo data for train.')
 _STEPS = flags.DEFINE_integer('steps', 300, 'Steps of train.', lower_bound=10)
-_MODEL = flags.DEFINE_list(
-    'model', [], 'Files of gin/models, without .gin, for train_mfu, decode_rate and pytorch; by '
+_MODELS = flags.DEFINE_list(
+    'models', [], 'Files of gin/models, without .gin, for train_mfu, decode_rate and pytorch; by '
     'default pali_3b_original for the first, the sizes of the paper for the second.')
 _BATCH_SIZE = flags.DEFINE_integer(
     'batch_size', None, 'Rows of a step of train_mfu and pytorch; 64, or 8 on a CPU.',
@@ -56,7 +56,7 @@ _REMAT = flags.DEFINE_enum(
     'remat', None, ['none', 'full', 'dots', 'names'],
     "Remat policy of train_mfu; 'dots', or 'none' on a CPU. Any but 'none' is full for pytorch.")
 _FLAGS = (
-    _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODEL, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
+    _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODELS, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
     _REMAT)
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -170,7 +170,7 @@ def train_mfu() -> None:
   _take_the_whole_card()
   from tools import benchmark_models
 
-  benchmark_models.print_training(_MODEL.value, _REMAT.value, _ROUNDS.value, **_settings())
+  benchmark_models.print_training(_MODELS.value, _REMAT.value, _ROUNDS.value, **_settings())
 
 
 def decode_rate() -> None:
@@ -178,7 +178,7 @@ def decode_rate() -> None:
   _take_the_whole_card()
   from tools import benchmark_models
 
-  benchmark_models.print_decoding(_MODEL.value, _ROUNDS.value)
+  benchmark_models.print_decoding(_MODELS.value, _ROUNDS.value)
 
 
 def pytorch() -> None:
@@ -190,7 +190,7 @@ def pytorch() -> None:
     return
   from tools import benchmark_pytorch
 
-  benchmark_pytorch.print_all(_MODEL.value, _REMAT.value, _ROUNDS.value, **_settings())
+  benchmark_pytorch.print_all(_MODELS.value, _REMAT.value, _ROUNDS.value, **_settings())
 
 
 def _settings() -> dict[str, int | None]:

@@ -208,7 +208,7 @@ def decode_actions(model: vlm.VisionLanguageModel, rounds: int) -> tuple[list[fl
       benchmark_rates.parameter_shapes(model))
   batch = jax.device_put(random_batch(model, 1, PROMPT, 1), device)
   answer = answer.lower(shapes, batch).compile()
-  check_fits(answer, 'take it out of --model')
+  check_fits(answer, 'take it out of --models')
   params = random_params(shapes)
   tokens = answer(params, batch)
   # A robot waits for its action before it asks for the next.

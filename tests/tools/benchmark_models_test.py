@@ -152,7 +152,7 @@ def test_train_mfu_without_tensorflow_prints_figures_that_agree():
 
 
 def test_decode_rate_without_tensorflow_prints_rates_beside_the_roofline():
-  text = run('decode_rate', '--rounds=1', '--model=tiny')
+  text = run('decode_rate', '--rounds=1', '--models=tiny')
   found = figures(text)
   roofline = float(re.search(r'tiny, 748,960 parameters, .* roofline ([\d.e+]+) Hz', text).group(1))
   shares = [float(share) for share in re.findall(r'; ([\d.e-]+) % of the roofline', text)]
