@@ -24,7 +24,7 @@ def rates(robot: float = 0.5) -> float:
 
 
 def _web(task: seqio.Task) -> float:
-  if rates() < 1 and not any(source().splits for source in web.SOURCES.values()):
+  if rates() < 1 and not any(source.configured().splits for source in web.SOURCES.values()):
     raise ValueError(
         'mixture cofinetune: no web source is configured; name files in one of '
         f'{", ".join("mixtures.web." + name for name in web.SOURCES)}, or use task robot')

@@ -14,6 +14,7 @@ others. What broken files and empty texts may do is `on_bad` and `max_bad_share`
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+from typing import NamedTuple
 
 import gin
 import seqio
@@ -134,7 +135,7 @@ def rates(
 
 def share(task: seqio.Task) -> float:
   """Share of `task` in the web sources that are configured; 0 for one that is not."""
-  used = {name: rate for name, rate in rates().items() if SOURCES[name]().splits}
+  used = {name: rate for name, rate in rates().items() if SOURCES[name].configured().splits}
   if task.name not in used:
     return 0.0
   if not sum(used.values()):
@@ -186,20 +187,34 @@ def _all_answers(ids: Sequence[int], example: Mapping | None = None, is_target: 
   return example['answers'] if is_target and example and 'answers' in example else ids
 
 
-SOURCES = {'captions': captions, 'coco_captions': coco_captions, 'vqa': vqa,
-           'vqa_records': vqa_records, 'detection': detection}
-# The parameter that switches a source on.
-_FIRST = {'captions': 'pattern', 'coco_captions': 'annotations', 'vqa': 'questions',
-          'vqa_records': 'pattern', 'detection': 'questions'}
-# A caption has many right wordings; only answers to questions are marked right or wrong.
-_ANSWERED = ('vqa', 'vqa_records', 'detection')
+class _Source(NamedTuple):
+  """What is registered of a source.
+
+  Attributes:
+    configured: what gin says of it.
+    switch: the parameter that switches it on.
+    judged: whether predictions are marked right or wrong; a caption has many right wordings.
+  """
+
+  configured: Callable[[], tasks.Configured]
+  switch: str
+  judged: bool
+
+
+SOURCES = {
+    'captions': _Source(captions, 'pattern', judged=False),
+    'coco_captions': _Source(coco_captions, 'annotations', judged=False),
+    'vqa': _Source(vqa, 'questions', judged=True),
+    'vqa_records': _Source(vqa_records, 'pattern', judged=True),
+    'detection': _Source(detection, 'questions', judged=True),
+}
 
 for _name, _source in SOURCES.items():
   tasks.add_task(
       _name,
-      lambda source=_source: source().splits,
-      [_accuracy(_source)] if _name in _ANSWERED else [],
-      remedy=f'name its files in mixtures.web.{_name}.{_FIRST[_name]} and the other parameters',
+      lambda source=_source: source.configured().splits,
+      [_accuracy(_source.configured)] if _source.judged else [],
+      remedy=f'name its files in mixtures.web.{_name}.{_source.switch} and the other parameters',
       postprocess_fn=_all_answers,
   )
 

@@ -3,8 +3,8 @@
   python -m rt2_train.main --run_mode=train --gin_file=gin/experiments/demo_cofinetune.gin
   python -m rt2_train.main --run_mode=eval --gin_file=gin/data/demo.gin ...
 
-Everything a run does is in its gin files; `--gin.NAME=VALUE` overrides one line of them. Training on
-several hosts is the same command on each of them, see `distributed`.
+Everything a run does is in its gin files; `--gin.NAME=VALUE` overrides one line of them. Training
+on several hosts is the same command on each of them, see `distributed`.
 """
 
 from collections.abc import Sequence

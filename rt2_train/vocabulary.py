@@ -20,6 +20,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from rt2_train import prompts
+from rt2_train import run_files
 from rt2_train import sequences
 
 NUM_ACTION_TOKENS = 256
@@ -334,9 +335,7 @@ def train(
   proto.ParseFromString(model.getvalue())
   # The model records where its seeds were; the same texts must give the same bytes anywhere.
   proto.trainer_spec.ClearField('seed_sentencepieces_file')
-  with open(f'{model_file}.unfinished', 'wb') as unfinished:
-    unfinished.write(proto.SerializeToString(deterministic=True))
-  os.replace(unfinished.name, model_file)
+  run_files.write(model_file, proto.SerializeToString(deterministic=True))
 
 
 def _seeds(sentences: Sequence[str]) -> list[tuple[str, int]]:

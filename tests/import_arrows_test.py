@@ -8,7 +8,9 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-GROUND = {'actions', 'prompts', 'sequences', 'vocabulary', 'grammar', 'images', 'processor'}
+GROUND = {
+    'actions', 'prompts', 'sequences', 'vocabulary', 'grammar', 'images', 'processor', 'run_files',
+}
 # Room -> rooms whose modules it may import, beside the ground and itself.
 ALLOWED = {
     'ground': set(),

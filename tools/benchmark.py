@@ -286,8 +286,8 @@ def main(argv: Sequence[str]) -> None:
     failed = [name for name in names if subprocess.call([*command, name, *given])]
     sys.exit(f'benchmark: {", ".join(failed)} failed' if failed else 0)
   (name,) = names
-  # XLA's flags decide how many devices a CPU is.
-  settings = [key for key in ('XLA_FLAGS', 'NPROC') if key in os.environ]
+  # What the measurement depends on besides the command.
+  settings = [key for key in ('XLA_FLAGS', 'GLIBC_TUNABLES') if key in os.environ]
   environment = [f'{key}={shlex.quote(os.environ[key])}' for key in settings]
   command = shlex.join(['python', '-m', 'tools.benchmark', name, *given])
   print('$', *environment, command, flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rt2_train import run_files
 from rt2_train.evaluation import statistics
 
 MEASURES = ('success', 'reach', 'nearest_is_target')
@@ -72,7 +73,6 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
 
 def save(directory: str, episodes: Iterable[Episode]) -> None:
   """Writes episodes.jsonl, a line per episode, and films.npz with the frames of the filmed ones."""
-  os.makedirs(directory, exist_ok=True)
   lines, films = [], {}
   for episode in episodes:
     fields = {f.name: getattr(episode, f.name) for f in dataclasses.fields(episode)}
@@ -83,8 +83,8 @@ def save(directory: str, episodes: Iterable[Episode]) -> None:
   buffer = io.BytesIO()
   np.savez_compressed(buffer, **films)
   # Episodes come last: whoever finds them finds their films.
-  write_whole(os.path.join(directory, _FILMS), buffer.getvalue())
-  write_whole(os.path.join(directory, _EPISODES), ''.join(f'{line}\n' for line in lines).encode())
+  run_files.write(os.path.join(directory, _FILMS), buffer.getvalue())
+  run_files.write(os.path.join(directory, _EPISODES), ''.join(f'{line}\n' for line in lines))
 
 
 def load(directory: str) -> list[Episode]:
@@ -112,16 +112,6 @@ def by_suite(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
   for episode in episodes:
     suites.setdefault(episode.suite, []).append(episode)
   return suites
-
-
-def write_whole(path: str, data: bytes) -> None:
-  """Writes a file that is there completely or not at all."""
-  partial = f'{path}.partial'
-  with open(partial, 'wb') as f:
-    f.write(data)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(partial, path)
 
 
 def _film_name(fields: dict[str, Any]) -> str:

@@ -6,11 +6,11 @@ evaluator handed in by gin, driven by the tasks' SeqIO metrics (`data.evaluator`
 
 from collections.abc import Callable
 import json
-import os
 from typing import Any
 
 from absl import logging
 
+from rt2_train import run_files
 from rt2_train.serving import policy as policy_lib
 
 
@@ -41,7 +41,7 @@ def evaluate(
     for name, value in values.items():
       print(f'{task:16s} {name:32s} {value:10.4f}')
   if output_path:
-    _write(output_path, json.dumps(metrics, indent=2) + '\n')
+    run_files.write(output_path, json.dumps(metrics, indent=2) + '\n')
     logging.info('wrote %s', output_path)
   return metrics
 
@@ -60,7 +60,7 @@ def infer(
   """
   policy, asked = _load(checkpoint_path, step, ema, evaluator)
   lines = [json.dumps(record) for record in asked.infer(policy.predict_batch)]
-  _write(output_path, '\n'.join(lines) + '\n')
+  run_files.write(output_path, '\n'.join(lines) + '\n')
   logging.info('wrote %d answers to %s', len(lines), output_path)
   return len(lines)
 
@@ -76,10 +76,3 @@ def _load(checkpoint_path, step, ema, evaluator) -> tuple[policy_lib.Policy, Any
         'takes it from the checkpoint'
     )
   return policy, asked
-
-
-def _write(path: str, text: str) -> None:
-  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  with open(path + '.tmp', 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(path + '.tmp', path)

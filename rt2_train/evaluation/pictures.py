@@ -17,6 +17,7 @@ import matplotlib.ticker
 import numpy as np
 
 from rt2_train import processor as processor_lib
+from rt2_train import run_files
 from rt2_train import sequences
 from rt2_train.evaluation import episodes as episodes_lib
 
@@ -362,7 +363,5 @@ def _plain(axes: Any) -> None:
 
 
 def _save(figure: matplotlib.figure.Figure, path: str) -> None:
-  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-  partial = f'{path}.partial'
-  figure.savefig(partial, format='png', dpi=_DPI)
-  os.replace(partial, path)
+  with run_files.replacing(path) as partial:
+    figure.savefig(partial, format='png', dpi=_DPI)

@@ -9,6 +9,7 @@ import json
 import os
 from typing import Any
 
+from rt2_train import run_files
 from rt2_train.evaluation import episodes as episodes_lib
 from rt2_train.evaluation import statistics
 
@@ -194,4 +195,4 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
 def write_json(path: str, value: Mapping[str, Any]) -> None:
   # NaN is no JSON: it fails here, before a file exists, not in whoever reads the file.
   text = json.dumps(value, indent=2, allow_nan=False) + '\n'
-  episodes_lib.write_whole(path, text.encode())
+  run_files.write(path, text)

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
-import re
 from typing import Any
 
 import flax
@@ -23,6 +21,7 @@ import orbax.checkpoint as ocp
 from rt2_train import actions as actions_lib
 from rt2_train import processor as processor_lib
 from rt2_train import prompts
+from rt2_train import run_files
 from rt2_train.models import architectures
 from rt2_train.models import vlm
 
@@ -115,7 +114,7 @@ class Policy:
       FileNotFoundError: there is no such checkpoint, or a part of it is missing.
       ValueError: the parameters are not those of the model the checkpoint describes.
     """
-    directory = find_checkpoint(checkpoint_dir, step)
+    directory = run_files.find_checkpoint(checkpoint_dir, step)
     assets = directory / 'assets'
     architecture = assets / 'model.json'
     if not architecture.exists():
@@ -190,33 +189,7 @@ class Policy:
 
 def load_processor(checkpoint_dir: str, step: int | None = None) -> processor_lib.Processor:
   """The processor of a checkpoint, for datasets that the checkpoint is to be evaluated on."""
-  return processor_lib.Processor.load(find_checkpoint(checkpoint_dir, step) / 'assets')
-
-
-def find_checkpoint(checkpoint_dir: str, step: int | None = None) -> pathlib.Path:
-  """The directory of one checkpoint: `checkpoint_dir` itself, or the newest or named one in it.
-
-  Raises:
-    FileNotFoundError: there is none; the message lists the steps there are.
-  """
-  directory = pathlib.Path(os.path.abspath(checkpoint_dir))
-  if step is None and _is_whole(directory):
-    return directory
-  whole = [path for path in directory.glob('checkpoint_*') if _is_whole(path)]
-  names = [re.fullmatch(r'checkpoint_(\d+)', path.name) for path in whole]
-  steps = sorted(int(name[1]) for name in names if name)
-  if not steps:
-    raise FileNotFoundError(
-        f'{directory} holds no whole checkpoint_<step>; name the MODEL_DIR of a run'
-    )
-  if step is not None and step not in steps:
-    raise FileNotFoundError(f'{directory} holds no checkpoint of step {step}; it has {steps}')
-  return directory / f'checkpoint_{steps[-1] if step is None else step}'
-
-
-def _is_whole(checkpoint: pathlib.Path) -> bool:
-  """Orbax writes these last, so a half-copied checkpoint lacks one of them."""
-  return all((checkpoint / last).exists() for last in ('_CHECKPOINT_METADATA', 'state/_METADATA'))
+  return processor_lib.Processor.load(run_files.find_checkpoint(checkpoint_dir, step) / 'assets')
 
 
 def read_params(checkpoint: pathlib.Path, *, ema: bool = False) -> Any:

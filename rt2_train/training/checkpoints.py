@@ -11,7 +11,6 @@ import filecmp
 import json
 import logging as stdlib_logging
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from rt2_train import run_files
 from rt2_train.training import hosts
 from rt2_train.training import optimizers
 from rt2_train.training import state as state_lib
@@ -163,7 +163,7 @@ class Checkpoints:
     Raises:
       ValueError: the checkpoint is of another model, action space, vocabulary or optimizer.
     """
-    directory = os.path.join(self._directory, f'checkpoint_{step}')
+    directory = run_files.checkpoint_path(self._directory, step)
     if self._assets is not None:
       check_assets(directory, self._assets)
     wanted = shapes.optimizer.state_dict()
@@ -194,25 +194,6 @@ class Checkpoints:
     for thread in threading.enumerate():
       if thread.name.endswith('(_target_setting_result)'):
         thread.join()
-
-
-def find(path: str) -> str:
-  """The checkpoint that `path` names: itself, or the newest one of a run directory.
-
-  Raises:
-    FileNotFoundError: there is none.
-  """
-  path = os.path.abspath(path)
-  if _is_whole(path):
-    return path
-  steps = _steps(path) if os.path.isdir(path) else []
-  whole = [step for step in steps if _is_whole(os.path.join(path, f'checkpoint_{step}'))]
-  if not whole:
-    raise FileNotFoundError(
-        f'INITIAL_CHECKPOINT_PATH {path}: no whole checkpoint there; name a run directory or '
-        'one of its checkpoint_<step> directories'
-    )
-  return os.path.join(path, f'checkpoint_{max(whole)}')
 
 
 def restore_params(directory: str, shapes: Any) -> Any:
@@ -298,26 +279,13 @@ def _check_tree(directory: str, item: str, wanted: Any, remedy: str) -> None:
     raise ValueError(f'{directory} does not fit: {"; ".join(problems[:3])}{more}; {remedy}')
 
 
-def _steps(directory: str) -> list[int]:
-  names = (re.fullmatch(r'checkpoint_(\d+)', name) for name in os.listdir(directory))
-  return sorted(int(name[1]) for name in names if name)
-
-
-def _is_whole(directory: str) -> bool:
-  """Orbax writes a tree's metadata last, and renames the directory when all items are in."""
-  return all(
-      os.path.exists(os.path.join(directory, *part))
-      for part in (('_CHECKPOINT_METADATA',), ('state', '_METADATA'))
-  )
-
-
 def _put_aside_incomplete(directory: str) -> None:
   """Renames partial checkpoints, so that neither restoring nor saving trips over them."""
   if not hosts.is_main():
     return
-  for step in _steps(directory):
-    path = os.path.join(directory, f'checkpoint_{step}')
-    if not _is_whole(path):
+  for step in run_files.checkpoint_steps(directory):
+    path = run_files.checkpoint_path(directory, step)
+    if not run_files.is_whole(path):
       aside = os.path.join(directory, f'incomplete_checkpoint_{step}')
       logging.warning('%s is incomplete and ignored; kept as %s', path, aside)
       shutil.rmtree(aside, ignore_errors=True)

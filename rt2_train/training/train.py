@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import tqdm
 
 from rt2_train import gin_files
+from rt2_train import run_files
 from rt2_train.training import checkpoints
 from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
@@ -141,7 +142,7 @@ def train(
     else:
       start = 0
       if initial_checkpoint_path:
-        source = checkpoints.find(initial_checkpoint_path)
+        source = run_files.find_checkpoint(initial_checkpoint_path)
         logging.info('starting from the parameters of %s', source)
         if assets is not None:
           # Shapes cannot tell that another vocabulary gives every id another meaning.
@@ -167,9 +168,9 @@ def train(
   if hosts.is_main():
     target = planned.optimizer.target
     table = partitioning.parameter_table(target, axes, state_lib.placements(target))
-    _write(model_dir, 'config.gin', gin_files.resolved())
-    _write(model_dir, 'model-info.txt', table)
-    _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
+    run_files.write(os.path.join(model_dir, 'config.gin'), gin_files.resolved())
+    run_files.write(os.path.join(model_dir, 'model-info.txt'), table)
+    run_files.write(os.path.join(model_dir, 'mixtures.txt'), mixture_table(data.table()))
 
   logging.info('compiling the training step')
   compile_started = time.perf_counter()
@@ -250,8 +251,8 @@ def train(
       'finished': step == train_steps,
   }
   if hosts.is_main():
-    _write(model_dir, SUMMARY, json.dumps(summary, indent=2) + '\n')
-    _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
+    run_files.write(os.path.join(model_dir, SUMMARY), json.dumps(summary, indent=2) + '\n')
+    run_files.write(os.path.join(model_dir, 'mixtures.txt'), mixture_table(data.table()))
   return summary
 
 
@@ -338,13 +339,6 @@ def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:
   widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
   pad = lambda line: '  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
   return ''.join(pad(line) + '\n' for line in lines)
-
-
-def _write(directory: str, name: str, text: str) -> None:
-  path = os.path.join(directory, name)
-  with open(path + '.tmp', 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(path + '.tmp', path)
 
 
 def _read_summary(model_dir: str) -> dict[str, Any] | None:

@@ -14,6 +14,8 @@ import os
 from absl import logging
 import tensorboardX
 
+from rt2_train import run_files
+
 # A line of the console has room for what people watch; the files have everything.
 _NOT_ON_CONSOLE = (
     'timing/steps', 'timing/seconds', 'timing/seqs_per_second_per_core', 'timing/tokens', 'tokens/',
@@ -83,7 +85,4 @@ def _drop_after(path: str, step: int) -> None:
     for line in file:
       if line.endswith('\n') and json.loads(line)['step'] <= step:
         kept.append(line)
-  # Written beside and renamed, so that a second crash loses nothing.
-  with open(path + '.tmp', 'w', encoding='utf-8') as file:
-    file.writelines(kept)
-  os.replace(path + '.tmp', path)
+  run_files.write(path, ''.join(kept))

@@ -50,12 +50,3 @@ def test_suites_keep_their_order_and_their_episodes():
   played = [episode(1), episode(2, suite='unseen'), episode(3)]
   assert {k: [e.seed for e in v] for k, v in episodes.by_suite(played).items()} == {
       'seen': [1, 3], 'unseen': [2]}
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
-  path = tmp_path / 'summary.json'
-  episodes.write_whole(str(path), b'old')
-  (tmp_path / 'summary.json.partial').mkdir()
-  with pytest.raises(OSError):
-    episodes.write_whole(str(path), b'new')
-  assert path.read_bytes() == b'old'

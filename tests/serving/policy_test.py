@@ -231,12 +231,6 @@ def test_averaged_parameters_answer_where_the_run_kept_them(run_dir, model, proc
     assert ours.text == theirs.text
 
 
-def test_the_newest_checkpoint_is_found_unless_another_is_named(run_dir):
-  assert policy_lib.find_checkpoint(run_dir).name == 'checkpoint_100'
-  assert policy_lib.find_checkpoint(run_dir, 90).name == 'checkpoint_90'
-  assert policy_lib.find_checkpoint(run_dir / 'checkpoint_90').name == 'checkpoint_90'
-
-
 def test_only_parameters_are_read_and_averaged_ones_when_asked_for(run_dir, model, params):
   first, last = run_dir / 'checkpoint_90', run_dir / 'checkpoint_100'
   assert_same(policy_lib.read_params(first), make_params(model, seed=5))

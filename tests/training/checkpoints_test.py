@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from rt2_train import run_files
 from rt2_train.training import adafactor
 from rt2_train.training import checkpoints
 from rt2_train.training import optimizers
@@ -33,7 +34,7 @@ def test_a_partly_written_checkpoint_is_ignored(tiny, tmp_path, missing):
   tiny.run(tmp_path, train_steps=2, checkpoint_period=1)
   (tmp_path / 'checkpoint_2' / missing).unlink()
   shutil.copytree(tmp_path / 'checkpoint_1', tmp_path / 'checkpoint_7.orbax-checkpoint-tmp')
-  assert checkpoints.find(str(tmp_path)).endswith('checkpoint_1')
+  assert run_files.find_checkpoint(tmp_path).name == 'checkpoint_1'
   assert tiny.run(tmp_path, train_steps=3, checkpoint_period=1)['start_step'] == 1
   names = {p.name for p in tmp_path.glob('*checkpoint_*')}
   assert names == {'checkpoint_1', 'checkpoint_2', 'checkpoint_3', 'incomplete_checkpoint_2'}

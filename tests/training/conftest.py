@@ -20,7 +20,6 @@ import pytest
 from rt2_train.models import losses
 from rt2_train.training import adafactor
 from rt2_train.training import optimizers
-from rt2_train.training import partitioning
 from rt2_train.training import train as train_lib
 
 VOCAB, EMBED, MLP, LAYERS = 32, 16, 24, 2

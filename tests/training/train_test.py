@@ -91,7 +91,7 @@ def test_a_warm_start_takes_the_parameters_and_nothing_else(tiny, tmp_path):
 
 
 def test_a_warm_start_from_nothing_or_another_vocabulary_is_refused(tiny, tmp_path):
-  with pytest.raises(FileNotFoundError, match='nowhere: no whole checkpoint there'):
+  with pytest.raises(FileNotFoundError, match='nowhere holds no whole checkpoint'):
     tiny.run(tmp_path / 'a', initial_checkpoint_path=str(tmp_path / 'nowhere'))
   tiny.run(tmp_path / 'web', train_steps=1, assets=tiny.assets())
   with pytest.raises(ValueError, match='vocabulary.model: the file there is another one'):

@@ -1,0 +1,78 @@
+"""What a run leaves on disk is whole or absent: files that are replaced at once, and checkpoints.
+
+A run directory holds `checkpoint_<step>` directories, see `training.checkpoints`.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import re
+
+# Orbax writes these last, so a checkpoint that is half there lacks one of them.
+_LAST = ('_CHECKPOINT_METADATA', 'state/_METADATA')
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+  """Yields where to write; what is there at the end becomes `path`, unless an error was raised."""
+  path = os.path.abspath(path)
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  partial = f'{path}.partial'
+  try:
+    yield partial
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.unlink(partial)
+    raise
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Writes a file, its directory too, that is there completely or as it was before."""
+  with replacing(path) as partial, open(partial, 'wb') as file:
+    file.write(content.encode() if isinstance(content, str) else content)
+
+
+def checkpoint_path(run_dir: str | os.PathLike[str], step: int) -> str:
+  return os.path.join(run_dir, f'checkpoint_{step}')
+
+
+def checkpoint_steps(run_dir: str | os.PathLike[str]) -> list[int]:
+  """Steps of all checkpoints in a run directory, ascending, whole or not."""
+  names = os.listdir(run_dir) if os.path.isdir(run_dir) else []
+  found = (re.fullmatch(r'checkpoint_(\d+)', name) for name in names)
+  return sorted(int(name[1]) for name in found if name)
+
+
+def is_whole(checkpoint: str | os.PathLike[str]) -> bool:
+  return all(os.path.exists(os.path.join(checkpoint, last)) for last in _LAST)
+
+
+def find_checkpoint(path: str | os.PathLike[str], step: int | None = None) -> pathlib.Path:
+  """The directory of one checkpoint.
+
+  Args:
+    path: a checkpoint directory, or a run directory.
+    step: which checkpoint of the run directory; the newest whole one when None.
+
+  Raises:
+    FileNotFoundError: there is none; the message lists the steps there are.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  if step is None and is_whole(path):
+    return path
+  steps = [step for step in checkpoint_steps(path) if is_whole(checkpoint_path(path, step))]
+  if not steps:
+    raise FileNotFoundError(
+        f'{path} holds no whole checkpoint_<step>; name the MODEL_DIR of a run, or one of its '
+        'checkpoints'
+    )
+  if step is not None and step not in steps:
+    raise FileNotFoundError(f'{path} holds no checkpoint of step {step}; it has {steps}')
+  return pathlib.Path(checkpoint_path(path, steps[-1] if step is None else step))
