@@ -16,6 +16,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import gin
+import jax
 
 from rt2_train import distributed
 from rt2_train import gin_files
@@ -34,7 +35,9 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 )
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where in the code an error was found.')
 
-_INTERRUPTED = 75  # EX_TEMPFAIL: the run was saved and goes on when it is started again.
+# Statuses beside 0 and 1 (bad input): when started again, the run goes on from its newest checkpoint.
+_INTERRUPTED = 75  # EX_TEMPFAIL: told to stop, and saved.
+_OTHERS_LOST = 76  # A process that trained with this one has ended or cannot be reached.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +54,16 @@ def main(argv: Sequence[str]) -> None:
   except (ValueError, OSError) as error:
     if _TRACEBACK.value:
       raise
-    sys.exit(f'rt2_train {_RUN_MODE.value}: {gin_files.message(error)} (--traceback shows where)')
+    said = f'rt2_train {_RUN_MODE.value}: {gin_files.message(error)} (--traceback shows where)'
+    if distributed.is_wanted():
+      distributed.leave(said, 1)
+    sys.exit(said)
+  except jax.errors.JaxRuntimeError as error:
+    if _TRACEBACK.value or not distributed.is_wanted():
+      raise
+    distributed.leave(
+        f'rt2_train train: another process has ended or cannot be reached ({str(error).strip()}); '
+        'start all of them again, the run goes on from its newest checkpoint', _OTHERS_LOST)
 
 
 def parse_gin() -> None:
@@ -82,7 +94,7 @@ def _infer() -> None:
 
 
 def _precompile() -> None:
-  from rt2_train.training import precompile
+  from rt2_train.precompile import precompile
 
   gin.get_configurable(precompile.precompile)()
 

@@ -5,12 +5,15 @@ A run directory holds `checkpoint_<step>` directories, see `training.checkpoints
 
 from collections.abc import Iterator
 import contextlib
+import json
 import os
 import pathlib
 import re
 
 # Orbax writes these last, so a checkpoint that is half there lacks one of them.
 _LAST = ('_CHECKPOINT_METADATA', 'state/_METADATA')
+# Sizes of all other files of a checkpoint, by path.
+_SIZES = 'files.json'
 
 
 @contextlib.contextmanager
@@ -50,8 +53,36 @@ def checkpoint_steps(run_dir: str | os.PathLike[str]) -> list[int]:
   return sorted(int(name[1]) for name in found if name)
 
 
-def is_whole(checkpoint: str | os.PathLike[str]) -> bool:
-  return all(os.path.exists(os.path.join(checkpoint, last)) for last in _LAST)
+def seal(checkpoint: str | os.PathLike[str]) -> None:
+  """Writes down the files of a checkpoint that is complete, so that `damage` knows them."""
+  checkpoint = pathlib.Path(checkpoint)
+  files = sorted(path for path in checkpoint.rglob('*') if path.is_file())
+  sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+  for changing in (_LAST[0], _SIZES):  # Orbax adds the time to the first.
+    sizes.pop(changing, None)
+  write(checkpoint / _SIZES, json.dumps(sizes, indent=0) + '\n')
+
+
+def damage(checkpoint: str | os.PathLike[str]) -> str | None:
+  """Which file of a checkpoint is missing or cut short; None if all are as they were written."""
+  for last in _LAST:
+    if not os.path.exists(os.path.join(checkpoint, last)):
+      return f'{last} is missing'
+  sealed = os.path.join(checkpoint, _SIZES)
+  if not os.path.exists(sealed):
+    return None  # T5X's.
+  try:
+    with open(sealed, encoding='utf-8') as file:
+      sizes = json.load(file)
+  except ValueError:
+    return f'{_SIZES} is cut short'
+  for name, size in sizes.items():
+    path = os.path.join(checkpoint, name)
+    if not os.path.exists(path):
+      return f'{name} is missing'
+    if os.path.getsize(path) != size:
+      return f'{name} has {os.path.getsize(path)} of {size} bytes'
+  return None
 
 
 def find_checkpoint(path: str | os.PathLike[str], step: int | None = None) -> pathlib.Path:
@@ -65,9 +96,9 @@ def find_checkpoint(path: str | os.PathLike[str], step: int | None = None) -> pa
     FileNotFoundError: there is none; the message lists the steps there are.
   """
   path = pathlib.Path(os.path.abspath(path))
-  if step is None and is_whole(path):
+  if step is None and damage(path) is None:
     return path
-  steps = [step for step in checkpoint_steps(path) if is_whole(checkpoint_path(path, step))]
+  steps = [step for step in checkpoint_steps(path) if not damage(checkpoint_path(path, step))]
   if not steps:
     raise FileNotFoundError(
         f'{path} holds no whole checkpoint_<step>; name the MODEL_DIR of a run, or one of its '

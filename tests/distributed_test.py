@@ -1,7 +1,6 @@
 """Who this process is among several: by flags, by the environment, or not at all."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from rt2_train import distributed
 
 # Meets the others as main does, and says who is there.
 MEET = """
-import signal
 from absl import app
 from rt2_train import distributed
 def main(argv):
@@ -23,7 +21,6 @@ def main(argv):
   from jax.experimental import multihost_utils
   everyone = multihost_utils.process_allgather(jax.numpy.array(jax.process_index()))
   print(jax.process_index(), jax.process_count(), jax.local_device_count(), everyone.tolist())
-  {after}
 app.run(main)
 """
 
@@ -41,13 +38,10 @@ def port() -> int:
     return free.getsockname()[1]
 
 
-def meet(
-    *calls: tuple[list[str], dict[str, str]], after: str = ''
-) -> list[subprocess.CompletedProcess]:
-  """Starts a process per (flags, environment), which does `after` in the end; waits for all."""
-  code = MEET.format(after=after)
+def meet(*calls: tuple[list[str], dict[str, str]]) -> list[subprocess.CompletedProcess]:
+  """Starts a process per (flags, environment); waits for all."""
   started = [
-      subprocess.Popen([sys.executable, '-c', code, *flag], env={**os.environ, **environment},
+      subprocess.Popen([sys.executable, '-c', MEET, *flag], env={**os.environ, **environment},
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
       for flag, environment in calls]
   ended = [process.communicate(timeout=60) for process in started]
@@ -113,9 +107,3 @@ def test_a_port_that_is_taken_is_named():
     [done] = meet(([f'--coordinator_address={address}', '--num_processes=2', '--process_id=0'], {}))
   assert done.returncode == 1
   assert f'OSError: the processes did not meet at {address}: ' in done.stderr
-
-
-def test_a_start_up_can_be_ended(port):
-  flag = [f'--coordinator_address=localhost:{port}', '--num_processes=1', '--process_id=0']
-  [done] = meet((flag, {}), after='signal.raise_signal(signal.SIGTERM)')
-  assert done.returncode == -signal.SIGTERM

@@ -20,13 +20,14 @@ ALLOWED = {
     'models': set(),
     'sim': set(),
     'training': {'models', 'gin_files'},
+    'precompile': {'training'},
     'serving': {'models'},
     'evaluation': {'models', 'sim', 'serving'},
-    'main': {'gin_files', 'distributed', 'training', 'evaluation'},
+    'main': {'gin_files', 'distributed', 'training', 'precompile', 'evaluation'},
     'mixtures': {'data'},
     'tools': {
-        'data', 'models', 'sim', 'training', 'serving', 'evaluation', 'main', 'mixtures',
-        'gin_files',
+        'data', 'models', 'sim', 'training', 'precompile', 'serving', 'evaluation', 'main',
+        'mixtures', 'gin_files',
     },
 }
 TENSORFLOW = (

@@ -158,24 +158,32 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         'augmentation': repr(self._augmentation),
     }
 
-  def restore(self, state: Mapping[str, object], allow_change: bool = False) -> None:
+  def restore(self, state: Mapping[str, object], allow_change: bool = False) -> list[str]:
     """Continues where `state` was taken, bit for bit, with any number of processes and threads.
 
     Args:
       state: from `state()`.
       allow_change: go on with this loader's data, mixture, processor and seed, whatever they were.
 
+    Returns:
+      What differs, in words.
+
     Raises:
       ValueError: any of them differs and `allow_change` is False; names each.
     """
-    if changes := _changes(state, self.state()):
-      listed = '; '.join(changes)
-      if not allow_change:
-        raise ValueError(
-            f'the data of this run are not those it was saved with: {listed}. Go back to them, '
-            'or set ALLOW_DATA_CHANGE = True to go on with the new ones')
-      logging.warning('data changed on resume, as allowed: %s', listed)
+    changes = _changes(state, self.state())
+    if changes and not allow_change:
+      raise ValueError(
+          f'the data of this run are not those it was saved with: {"; ".join(changes)}. Go back to '
+          'them, or set ALLOW_DATA_CHANGE = True to go on with the new ones')
     self.seek(int(state['step']))
+    return changes
+
+  def examples(self, step: int) -> list[tuple[str, str]]:
+    """(task name, example id) of every row of the global batch `step`."""
+    rows = zip(*self.order.rows(step))
+    sources = [(self._sources[source], int(example)) for source, example in rows]
+    return [(source.name, source.dataset.example_id(example)) for source, example in sources]
 
   def table(self, steps: int | None = None) -> list[dict[str, object]]:
     """What batches hold, one row per source: the mixture report.

@@ -11,6 +11,7 @@ import filecmp
 import json
 import logging as stdlib_logging
 import os
+import pathlib
 import shutil
 import tempfile
 import threading
@@ -24,14 +25,16 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rt2_train import run_files
+from rt2_train.training import differences
 from rt2_train.training import hosts
 from rt2_train.training import optimizers
 from rt2_train.training import state as state_lib
 
 # Writes the assets into the directory it is given.
 Assets = Callable[[str], None]
-# Assets that say what the parameters mean, so that no other run may go on from them.
-_MUST_AGREE = ('model.json', 'action_space.json', 'vocabulary.model')
+# Assets that say what the parameters are, and mean, so that no other run may go on from them.
+_ARCHITECTURE = 'model.json'
+_MUST_AGREE = (_ARCHITECTURE, 'action_space.json', 'vocabulary.model')
 
 # Orbax reports every file it touches, between the lines a person wants to read.
 logging.get_absl_logger().addFilter(
@@ -117,6 +120,7 @@ class Checkpoints:
             best_mode=best_mode,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         ),
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),
@@ -148,24 +152,30 @@ class Checkpoints:
     self._orbax.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
   def restore(
-      self, step: int, shapes: state_lib.TrainState
-  ) -> tuple[state_lib.TrainState, dict[str, Any] | None]:
+      self, step: int, shapes: state_lib.TrainState, allow_data_change: bool = False
+  ) -> tuple[state_lib.TrainState, dict[str, Any] | None, list[str]]:
     """The state of `step`, placed as `shapes` says, and the loader's state.
 
     Args:
       step: of the checkpoint.
       shapes: a state of jax.ShapeDtypeStruct with shardings; the devices may be others than those
         that wrote the checkpoint.
+      allow_data_change: take it although its action space or vocabulary is another.
 
     Returns:
-      The state; the loader's state, None in a checkpoint that T5X wrote.
+      The state; the loader's state, None in a checkpoint that T5X wrote; the changes allowed.
 
     Raises:
       ValueError: the checkpoint is of another model, action space, vocabulary or optimizer.
     """
     directory = run_files.checkpoint_path(self._directory, step)
-    if self._assets is not None:
-      check_assets(directory, self._assets)
+    changes = asset_changes(directory, self._assets) if self._assets is not None else {}
+    for name, difference in changes.items():
+      if name == _ARCHITECTURE or not allow_data_change:
+        remedy = '' if name == _ARCHITECTURE else ', or set ALLOW_DATA_CHANGE = True'
+        raise ValueError(
+            f'{directory} belongs to another run: {name}: {difference}; use the configuration of '
+            f'that run, or another MODEL_DIR{remedy}')
     wanted = shapes.optimizer.state_dict()
     remedy = 'resume with model, optimizer and frozen patterns of that run, or use a new MODEL_DIR'
     _check_tree(directory, 'state', wanted, remedy)
@@ -184,7 +194,14 @@ class Checkpoints:
     optimizer = shapes.optimizer.restore_state(restored['state'])
     ema = None if shapes.ema is None else restored['ema']
     data = restored['data'] if has_data else None
-    return state_lib.TrainState(optimizer=optimizer, ema=ema), data
+    allowed = [f'{name}: {difference}' for name, difference in changes.items()]
+    return state_lib.TrainState(optimizer=optimizer, ema=ema), data, allowed
+
+  def _seal(self) -> None:
+    """Called when all files of a checkpoint are there, and before it gets its name."""
+    if hosts.is_main():
+      for unfinished in pathlib.Path(self._directory).glob('checkpoint_*.orbax-checkpoint-tmp*'):
+        run_files.seal(unfinished)
 
   def close(self) -> None:
     """Waits until everything that was started is on disk; raises what went wrong."""
@@ -220,44 +237,28 @@ def restore_params(directory: str, shapes: Any) -> Any:
   return restored['target']
 
 
-def check_assets(
-    directory: str,
-    assets: Assets,
-    names: Sequence[str] = _MUST_AGREE,
-    remedy: str = 'use the configuration of that run, or another MODEL_DIR',
-) -> None:
-  """Raises ValueError, naming the first difference, unless the assets `names` agree."""
+def asset_changes(
+    directory: str, assets: Assets, names: Sequence[str] = _MUST_AGREE
+) -> dict[str, str]:
+  """Which of the assets `names` of a checkpoint are not those of this run: name -> difference."""
   saved = os.path.join(directory, 'assets')
+  changes = {}
   with tempfile.TemporaryDirectory() as ours:
     assets(ours)
     for name in names:
       old, new = os.path.join(saved, name), os.path.join(ours, name)
       if not os.path.exists(old) or not os.path.exists(new):
         continue  # A checkpoint of T5X has no assets.
-      difference = None
       if name.endswith('.json'):
         with open(old, encoding='utf-8') as a, open(new, encoding='utf-8') as b:
-          difference = _first_difference(json.load(a), json.load(b), '')
-      elif not filecmp.cmp(old, new, shallow=False):
-        difference = 'the file there is another one'
+          difference = differences.first(
+              json.load(a), json.load(b), 'the checkpoint', 'this run')
+      else:
+        same = filecmp.cmp(old, new, shallow=False)
+        difference = None if same else 'the file there is another one'
       if difference:
-        raise ValueError(f'{directory} belongs to another run: {name}: {difference}; {remedy}')
-
-
-def _first_difference(saved: Any, ours: Any, where: str) -> str | None:
-  if isinstance(saved, dict) and isinstance(ours, dict):
-    for key in sorted({*saved, *ours}):
-      if key not in saved or key not in ours:
-        return f'{where}{key} is only in {"the checkpoint" if key in saved else "this run"}'
-      difference = _first_difference(saved[key], ours[key], f'{where}{key}.')
-      if difference:
-        return difference
-    return None
-  if isinstance(saved, list) and isinstance(ours, list) and len(saved) == len(ours):
-    pairs = enumerate(zip(saved, ours))
-    differences = (_first_difference(s, o, f'{where}{i}.') for i, (s, o) in pairs)
-    return next((d for d in differences if d), None)
-  return None if saved == ours else f'{where.rstrip(".")} is {saved!r} there and {ours!r} here'
+        changes[name] = difference
+  return changes
 
 
 def _check_tree(directory: str, item: str, wanted: Any, remedy: str) -> None:
@@ -285,8 +286,8 @@ def _put_aside_incomplete(directory: str) -> None:
     return
   for step in run_files.checkpoint_steps(directory):
     path = run_files.checkpoint_path(directory, step)
-    if not run_files.is_whole(path):
+    if damage := run_files.damage(path):
       aside = os.path.join(directory, f'incomplete_checkpoint_{step}')
-      logging.warning('%s is incomplete and ignored; kept as %s', path, aside)
+      logging.warning('%s is not whole (%s): ignored, and kept as %s', path, damage, aside)
       shutil.rmtree(aside, ignore_errors=True)
       os.replace(path, aside)

@@ -36,8 +36,9 @@ class TrainingEval:
       self._eval_step = jax.jit(eval_step, out_shardings=partitioner.replicated)
     window = metrics_lib.Window()
     with partitioner.scope():
-      for i in range(self._num_batches):
-        window.add(i, self._eval_step(params, partitioner.batch(next(data))))
+      for _ in range(self._num_batches):
+        rows = partitioner.batch(next(data))
+        window.add(jax.device_get(self._eval_step(params, rows)))
     results: Results = {}
     for name, value in window.take().items():
       metric, _, task = name.partition('/')

@@ -11,11 +11,12 @@ from jax.extend import core
 import numpy as np
 import psutil
 
-from rt2_train.training import topologies
+from rt2_train.training import chips
+
 
 # Dense bfloat16 FLOP/s per jax device, from the vendors' data sheets, by `device_kind`.
 PEAK_FLOPS = {
-    **{kind: chip.peak_flops for chip in topologies.CHIPS.values() for kind in chip.device_kinds},
+    **{kind: chip.peak_flops for chip in chips.CHIPS.values() for kind in chip.device_kinds},
     'NVIDIA A100-SXM4-40GB': 312e12,
     'NVIDIA A100-SXM4-80GB': 312e12,
     'NVIDIA H100 80GB HBM3': 989e12,
@@ -30,22 +31,8 @@ class Window:
     self._merged: dict[str, Any] = {}
     self.steps = 0
 
-  def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Adds the metrics of one step; waits until the step has been computed.
-
-    Raises:
-      ValueError: a loss or the gradient is inf or NaN; the message says of which source.
-    """
-    metrics = jax.device_get(dict(metrics))
-    broken = [
-        name for name, metric in sorted(metrics.items())
-        if name.startswith(('loss', 'gradient_norm')) and not np.isfinite(metric.total)
-    ]  # pyformat: disable
-    if broken:
-      raise ValueError(
-          f'not finite in step {step}: {", ".join(broken)}; no checkpoint holds it. Resume '
-          'from the last one with a lower learning rate, a longer warm-up or gradient clipping'
-      )
+  def add(self, metrics: Mapping[str, Any]) -> None:
+    """Adds the metrics of one step, fetched from the devices."""
     for name, metric in metrics.items():
       self._merged[name] = self._merged[name].merge(metric) if self.steps else metric
     self.steps += 1

@@ -23,6 +23,11 @@ class TrainState(struct.PyTreeNode):
   def step(self) -> jax.Array:
     return self.optimizer.state.step
 
+  def at_step(self, step: jax.Array) -> 'TrainState':
+    """This state with another count of steps."""
+    counted = self.optimizer.state.replace(step=step)
+    return self.replace(optimizer=self.optimizer.replace(state=counted))
+
   @property
   def evaluated_params(self) -> Any:
     """What is evaluated: the moving average where there is one."""

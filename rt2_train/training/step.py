@@ -37,6 +37,8 @@ def make_train_step(
 ) -> Callable[[state_lib.TrainState, Batch, jax.Array], tuple[state_lib.TrainState, Metrics]]:
   """Returns train_step(state, batch, rng) -> (new state, metrics).
 
+  A step whose loss or gradient is not finite counts, but changes nothing else.
+
   Args:
     model: has `loss_with_rows(params, batch, rng)`, which gives (loss, (metrics, rows)) where rows
       have loss_B, weight_B and correct_B, and `loss_normalizer(batch)`.
@@ -76,10 +78,16 @@ def make_train_step(
     ema = state.ema
     if ema_decay is not None:
       ema = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, ema, optimizer.target)
+    norm = _norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(metrics['loss'].total)
+    new_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        state_lib.TrainState(optimizer=optimizer, ema=ema), state)
     metrics = metrics | _source_metrics(rows, batch, sources)
     metrics['learning_rate'] = _average(rate, 1.0)
-    metrics['gradient_norm'] = _average(_norm(grads), 1.0)
-    return state_lib.TrainState(optimizer=optimizer, ema=ema), metrics
+    metrics['gradient_norm'] = _average(norm, 1.0)
+    # Batches and dropout follow the count.
+    return new_state.at_step(step + 1), metrics
 
   return train_step
 

@@ -5,13 +5,12 @@ would have had (on as many devices), because batches and dropout are functions o
 a checkpoint holds everything else.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import json
+import math
 import os
-import signal
-import threading
 import time
 import types
 from typing import Any
@@ -19,18 +18,23 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
-import tqdm
 
 from rt2_train import gin_files
 from rt2_train import run_files
 from rt2_train.training import checkpoints
+from rt2_train.training import differences
+from rt2_train.training import goodput
+from rt2_train.training import guard as guard_lib
 from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import optimizers
 from rt2_train.training import partitioning
+from rt2_train.training import preemption
 from rt2_train.training import programs
+from rt2_train.training import progress as progress_lib
 from rt2_train.training import state as state_lib
 from rt2_train.training import step as step_lib
+from rt2_train.training import watchdog
 from rt2_train.training import writers as writers_lib
 
 SUMMARY = 'summary.json'
@@ -58,6 +62,9 @@ def train(
     best_mode: str = 'max',
     assets: Callable[[str, Mapping[int, str]], None] | None = None,
     allow_data_change: bool = False,
+    max_not_finite_steps: int | None = 0,
+    debug_nans: bool = False,
+    stuck_seconds: float = 60.0,
     peak_flops: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -69,8 +76,8 @@ def train(
   Args:
     model: see rt2_train.models.vlm; carries its optimizer_def.
     train_data: opens the loader: an iterator of the rows of each batch that select(rows) named,
-      with batch_size, state(), restore(state), seek(step), table(), sources {hash: name} and
-      wait_seconds.
+      with batch_size, state(), restore(state), seek(step), examples(step), table(), sources
+      {hash: name} and wait_seconds.
     model_dir: directory of the run; the run continues from the checkpoint it holds.
     train_steps: the step at which training ends.
     learning_rate: a function of the step, or a constant.
@@ -90,12 +97,17 @@ def train(
     keep_best_metric: the checkpoint with the best '<evaluator>/<task>/<metric>' stays as well.
     best_mode: 'max' or 'min' is best.
     assets: assets(directory, sources) writes what a checkpoint needs beside its parameters.
-    allow_data_change: resume although the data, mixture or processor are not what they were.
+    allow_data_change: resume although data, mixture, processor, action space or vocabulary are not
+      what they were; data_changes.jsonl records it.
+    max_not_finite_steps: how many steps in a row may have a loss or gradient that is not finite
+      before the run ends; None lets any number pass. Such a step is not applied.
+    debug_nans: stops at the operation that makes the first NaN; slow.
+    stuck_seconds: what takes longer is told in the log, by every process.
     peak_flops: FLOP/s of one device, for MFU on kinds that our table lacks.
     progress: shows a progress bar.
 
   Raises:
-    ValueError: settings do not fit each other, the batch or the checkpoint; or a loss is NaN.
+    ValueError: settings do not fit each other, the batch or the checkpoint; or losses are NaN.
     FileNotFoundError: there is no checkpoint to start from.
   """
   started = time.perf_counter()
@@ -103,6 +115,7 @@ def train(
   _check_evaluation(checkpoint_period, eval_period, evaluators, keep_best_metric)
   if model.optimizer_def is None:
     raise ValueError('train: the model has no optimizer_def; bind one in its gin file')
+  account = goodput.Account(model_dir, active=hosts.is_main())
   partitioner = partitioning.Partitioner() if partitioner is None else partitioner
   schedule = learning_rate if callable(learning_rate) else lambda step: jnp.float32(learning_rate)
   optimizer_def = optimizers.Frozen(model.optimizer_def, frozen) if frozen else model.optimizer_def
@@ -114,6 +127,8 @@ def train(
   with hosts.main_first('opening data'):
     data = train_data()
     evaluators = {name: make() for name, make in evaluators.items() if eval_period}
+  names = hosts.gather_texts(hosts.name())
+  _check_same_data(names, data.state())
   partitioner.check_batch(data.batch_size, num_microbatches)
   data.select(hosts.rows(partitioner, data.batch_size))
   # A first batch gives all shapes; the loader is put back to its place below.
@@ -133,32 +148,24 @@ def train(
     start = saved.latest_step()
     if start is not None:
       logging.info('resuming %s at step %d', model_dir, start)
-      state, data_state = saved.restore(start, planned)
+      with account.spent_on('restore'):
+        state, data_state, changes = saved.restore(start, planned, allow_data_change)
       # T5X saves no state that our loader knows, but batches are a function of the step.
       if data_state is None:
         data.seek(start)
       else:
-        data.restore(data_state, allow_change=allow_data_change)
+        changes += data.restore(data_state, allow_change=allow_data_change)
+      _record_changes(model_dir, start, changes)
     else:
       start = 0
-      if initial_checkpoint_path:
-        source = run_files.find_checkpoint(initial_checkpoint_path)
-        logging.info('starting from the parameters of %s', source)
-        if assets is not None:
-          # Shapes cannot tell that another vocabulary gives every id another meaning.
-          checkpoints.check_assets(
-              source, assets, ['vocabulary.model'],
-              'use its vocabulary, or another INITIAL_CHECKPOINT_PATH')
-        params = checkpoints.restore_params(source, planned.optimizer.target)
-      else:
-        logging.info('starting from random parameters')
-        with partitioner.scope():
-          params = state_lib.random_params(model, init_key, first, planned)
+      with partitioner.scope():
+        params = _first_params(model, initial_checkpoint_path, init_key, first, planned, assets)
       state = state_lib.new_state(optimizer_def, params, planned)
       data.seek(0)
   except BaseException:
     saved.close()  # Its threads would go on talking after the error.
     raise
+  account.resume(start)
 
   if start >= train_steps:
     logging.info('%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
@@ -168,9 +175,9 @@ def train(
   if hosts.is_main():
     target = planned.optimizer.target
     table = partitioning.parameter_table(target, axes, state_lib.placements(target))
-    run_files.write(os.path.join(model_dir, 'config.gin'), gin_files.resolved())
-    run_files.write(os.path.join(model_dir, 'model-info.txt'), table)
-    run_files.write(os.path.join(model_dir, 'mixtures.txt'), mixture_table(data.table()))
+    _write(model_dir, 'config.gin', gin_files.resolved())
+    _write(model_dir, 'model-info.txt', table)
+    _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
 
   logging.info('compiling the training step')
   compile_started = time.perf_counter()
@@ -178,14 +185,19 @@ def train(
       model, schedule, sources=data.sources, num_microbatches=num_microbatches, frozen=frozen,
       ema_decay=ema_decay,
   )  # pyformat: disable
-  with partitioner.scope():
+  with account.spent_on('compile'), partitioner.scope():
     forward = lambda params, batch: model.loss_with_rows(params, batch, None)[0]
     flops = metrics_lib.model_flops(forward, planned.optimizer.target, first)
-    # The state's buffers are given to the step, so that only one copy of it is ever held.
     places = (state_lib.placements(planned), partitioner.replicated)
-    train_step = jax.jit(train_step, donate_argnums=0, out_shardings=places)
-    train_step = train_step.lower(state, first, dropout_key).compile()
-    logging.info('memory: %s', programs.memory_line(train_step, state, first))
+    if debug_nans:
+      # JAX runs a step that makes a NaN again, an operation at a time: it must keep its arguments.
+      jax.config.update('jax_debug_nans', True)
+      train_step = jax.jit(train_step, out_shardings=places)
+    else:
+      # The state's buffers are given to the step, so that only one copy of it is ever held.
+      train_step = jax.jit(train_step, donate_argnums=0, out_shardings=places)
+      train_step = train_step.lower(state, first, dropout_key).compile()
+      logging.info('memory: %s', programs.memory_line(train_step, state, first))
   compile_seconds = time.perf_counter() - compile_started
 
   speed = metrics_lib.Speed(
@@ -197,47 +209,71 @@ def train(
       waited=data.wait_seconds,
   )
   writers = writers_lib.MetricWriters(model_dir, start, active=hosts.is_main())
+  guard = guard_lib.Guard(model_dir, data.examples, max_not_finite_steps, hosts.is_main())
+  dog = watchdog.Watchdog(stuck_seconds)
   window, pending, last = metrics_lib.Window(), None, {}
+
+  def look(step, metrics):
+    with dog.watching(f'step {step} of all devices'):
+      # Raises, before anything of this step is saved, if too many are not finite.
+      fetched = guard.look(step, metrics)
+    if fetched is not None:
+      window.add(fetched)
+
+  account.begin('steps')
   with (
       contextlib.closing(saved),
       contextlib.closing(writers),
-      _terminated() as stop,
-      _progress_bar(start, train_steps, progress and hosts.is_main()) as bar,
+      contextlib.closing(dog),
+      preemption.listening() as told_to_stop,
+      progress_lib.bar(start, train_steps, progress and hosts.is_main()) as bar,
   ):
     for step in range(start + 1, train_steps + 1):
-      batch = partitioner.batch(next(data))
-      state, step_metrics = train_step(state, batch, dropout_key)
+      with account.spent_on('data'), dog.watching(f'the batch of step {step}'):
+        batch = partitioner.batch(next(data))
+      if debug_nans:
+        with partitioner.scope():
+          state, step_metrics = train_step(state, batch, dropout_key)
+      else:
+        state, step_metrics = train_step(state, batch, dropout_key)
       # The device works on this step while the host looks at the one before.
       if pending is not None:
-        window.add(*pending)
+        look(*pending)
       pending = (step, step_metrics)
       bar.update()
-      ends = step == train_steps or stop.is_set()
+      stopped = told_to_stop(step)
+      ends = step == train_steps or stopped
       saves = ends or step % checkpoint_period == 0
       evaluates = bool(eval_period) and (step == train_steps or step % eval_period == 0)
       if saves or evaluates or step % log_period == 0:
-        # Raises on a loss that is not finite, before anything of this step is saved.
-        window.add(*pending)
+        look(*pending)
         pending = None
       if saves or step % log_period == 0:
-        last = window.take() | speed.take(step - start, data.wait_seconds) | metrics_lib.memory()
+        rates = speed.take(step - start, data.wait_seconds)
+        hosts.tell_stragglers(names, rates['timing/data_wait_share'])
+        last = window.take() | rates | metrics_lib.memory()
         writers.write('train', step, last)
-        bar.set_postfix(loss=f'{last["loss"]:.4g}', refresh=False)
+        bar.set_postfix(loss=f'{last.get("loss", math.nan):.4g}', refresh=False)
+        account.write(step)
       paused = time.perf_counter()
       best = {}
       if evaluates:
-        best = _evaluate(evaluators, model, state.evaluated_params, partitioner, writers, step)
+        with account.spent_on('evaluation'):
+          best = _evaluate(evaluators, model, state.evaluated_params, partitioner, writers, step)
       if saves:
-        if keep_best_metric and not stop.is_set() and keep_best_metric not in best:
+        if keep_best_metric and not stopped and keep_best_metric not in best:
           raise ValueError(
               f'train: keep_best_metric {keep_best_metric!r} is not measured; choose one of '
               f'{sorted(best)}'
           )
-        saved.save(step, state, data.state(), best or None)
+        with account.spent_on('checkpoint'), dog.watching(f'the checkpoint of step {step}'):
+          saved.save(step, state, data.state(), best or None)
       speed.pause(time.perf_counter() - paused)
       if ends:
         break
+    account.begin('checkpoint')  # Closing waits until the last one is on disk.
 
+  account.write(step)
   summary = {
       'steps': step,
       'start_step': start,
@@ -246,14 +282,53 @@ def train(
       'wall_seconds': time.perf_counter() - started,
       'compile_seconds': compile_seconds,
       **speed.total(data.wait_seconds),
+      'goodput': account.summary(),
+      'not_finite_steps': guard.not_finite,
       'peak_rss_gib': metrics_lib.peak_rss_gib(),
       'final': {k: v for k, v in last.items() if k.split('/')[0] in ('loss', 'accuracy')},
       'finished': step == train_steps,
   }
   if hosts.is_main():
-    run_files.write(os.path.join(model_dir, SUMMARY), json.dumps(summary, indent=2) + '\n')
-    run_files.write(os.path.join(model_dir, 'mixtures.txt'), mixture_table(data.table()))
+    _write(model_dir, SUMMARY, json.dumps(summary, indent=2) + '\n')
+    _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
   return summary
+
+
+def _first_params(model, initial_checkpoint_path, init_key, first, planned, assets) -> Any:
+  """Parameters of a new run: those of another one, or random ones."""
+  if not initial_checkpoint_path:
+    logging.info('starting from random parameters')
+    return state_lib.random_params(model, init_key, first, planned)
+  source = str(run_files.find_checkpoint(initial_checkpoint_path))
+  logging.info('starting from the parameters of %s', source)
+  if assets is not None:
+    # Shapes cannot tell that another vocabulary gives every id another meaning.
+    for name, difference in checkpoints.asset_changes(source, assets, ['vocabulary.model']).items():
+      raise ValueError(
+          f'{source} belongs to another run: {name}: {difference}; use its vocabulary, or another '
+          'INITIAL_CHECKPOINT_PATH')
+  return checkpoints.restore_params(source, planned.optimizer.target)
+
+
+def _check_same_data(names: Sequence[str], state: Mapping[str, Any]) -> None:
+  """Raises ValueError, on all processes, if one of them reads other data than the first."""
+  states = [json.loads(text) for text in hosts.gather_texts(json.dumps(dict(state)))]
+  for name, other in zip(names, states):
+    difference = differences.first(states[0], other, f'the data of {names[0]}', 'its own')
+    if difference:
+      raise ValueError(
+          f'{name} reads other data than {names[0]}: {difference}; give all the same files')
+
+
+def _record_changes(model_dir: str, step: int, changes: Sequence[str]) -> None:
+  """Adds what was allowed to change to data_changes.jsonl, for whoever wonders later."""
+  if not changes:
+    return
+  logging.warning('changed since step %d, as ALLOW_DATA_CHANGE says: %s', step, '; '.join(changes))
+  if hosts.is_main():
+    path = os.path.join(model_dir, 'data_changes.jsonl')
+    with open(path, 'a', encoding='utf-8') as file:
+      file.write(json.dumps({'step': step, 'changes': list(changes)}) + '\n')
 
 
 def _check_steps(**counts: int) -> None:
@@ -282,55 +357,6 @@ def _evaluate(evaluators, model, params, partitioner, writers, step) -> dict[str
   return values
 
 
-@contextlib.contextmanager
-def _terminated() -> Iterator[threading.Event]:
-  """An event that SIGTERM (a preemption notice) and Ctrl-C set; a second Ctrl-C ends at once."""
-  event = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield event  # Only the main thread may listen to signals.
-    return
-
-  def stop(number: int, frame: Any) -> None:
-    if number == signal.SIGINT and event.is_set():
-      signal.default_int_handler(number, frame)
-    event.set()
-
-  before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield event
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _progress_bar(start: int, train_steps: int, shown: bool) -> Iterator[tqdm.tqdm]:
-  """A bar below the log lines, not through them."""
-  handler = logging.get_absl_handler().python_handler
-  before = handler.stream
-  with tqdm.tqdm(
-      initial=start, total=train_steps, unit='step', desc='train', disable=not shown
-  ) as bar:
-    handler.stream = _AboveTheBar(before)
-    try:
-      yield bar
-    finally:
-      handler.stream = before
-
-
-class _AboveTheBar:
-  """A stream that takes the progress bar away while a line is written."""
-
-  def __init__(self, stream: Any):
-    self._stream = stream
-
-  def write(self, text: str) -> None:
-    tqdm.tqdm.write(text, file=self._stream, end='')
-
-  def flush(self) -> None:
-    self._stream.flush()
-
-
 def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """The loader's table as aligned text, a source per line."""
   columns = list(rows[0])
@@ -339,6 +365,10 @@ def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:
   widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
   pad = lambda line: '  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
   return ''.join(pad(line) + '\n' for line in lines)
+
+
+def _write(directory: str, name: str, text: str) -> None:
+  run_files.write(os.path.join(directory, name), text)
 
 
 def _read_summary(model_dir: str) -> dict[str, Any] | None:

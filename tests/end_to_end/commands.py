@@ -14,14 +14,19 @@ import tempfile
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
+def environment(home: pathlib.Path) -> dict[str, str]:
+  """What a process finds the package by, and compiled programs."""
+  ours = {'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled')}
+  return {**os.environ, **ours}
+
+
 class Process(subprocess.Popen):
   """`python -m command...`, which writes into files, so that it never waits for a reader."""
 
-  def __init__(self, home: pathlib.Path, *command: str, **environment: str):
+  def __init__(self, home: pathlib.Path, *command: str, **changes: str):
     self._files = tempfile.TemporaryFile('w+'), tempfile.TemporaryFile('w+')
-    ours = {'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled')}
     super().__init__(
-        [sys.executable, '-m', *command], cwd=home, env={**os.environ, **ours, **environment},
+        [sys.executable, '-m', *command], cwd=home, env={**environment(home), **changes},
         stdout=self._files[0], stderr=self._files[1],
     )  # pyformat: disable
 

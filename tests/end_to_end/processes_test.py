@@ -11,46 +11,10 @@ from rt2_train.serving import policy
 from rt2_train.training import optimizers
 from tests.end_to_end import commands
 from tests.end_to_end import recorded_batches
+from tests.end_to_end import small_run
 from tests.training import conftest as small
 
 STEPS = 4
-# The demo's data, pixels changed at random, into a model that is compiled in no time.
-SMALL = """
-from __gin__ import dynamic_registration
-
-from rt2_train import images
-from rt2_train.data import loader
-from rt2_train.training import adafactor
-from rt2_train.training import partitioning
-from rt2_train.training import train
-from tests.end_to_end import recorded_batches
-from tests.training import conftest
-
-include 'gin/data/demo.gin'
-
-train.train:
-  model = @conftest.Model()
-  train_data = @recorded_batches.RecordedBatches
-  model_dir = %MODEL_DIR
-  train_steps = 4
-  learning_rate = 0.05
-  checkpoint_period = 3
-  log_period = 1
-  partitioner = @partitioning.Partitioner()
-conftest.Model:
-  optimizer_def = @adafactor.Adafactor()
-  vocab = %VOCAB_SIZE
-  dropout_rate = 0.1
-# Writes every batch down that training reads.
-recorded_batches.RecordedBatches:
-  loader = @loader.Loader()
-  directory = %RECORDED
-loader.Loader:
-  mixture_or_task_name = 'cofinetune'
-  batch_size = 8
-  processor = %PROCESSOR
-  augmentation = @images.Augmentation()
-"""
 
 
 def train(home, count: int, *arguments: str):
@@ -72,7 +36,7 @@ def train_small(home, count: int):
 @pytest.fixture(scope='module')
 def alone(home):
   """A directory in which one process has trained."""
-  (home / 'small.gin').write_text(SMALL)
+  (home / 'small.gin').write_text(small_run.GIN)
   train_small(home, 1)
   return home
 

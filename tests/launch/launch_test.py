@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -58,6 +59,7 @@ def test_a_tpu_vm_slice_gets_this_checkout_and_the_command_on_all_workers():
       "bash -c 'git ls-files -z | tar --null -czf runs/rt2_train.tar.gz -T -'",
       'gcloud compute tpus tpu-vm scp runs/rt2_train.tar.gz my-slice: --zone=us-east5-a '
       '--worker=all',
+      'bash launch/keep_running.sh --max_restarts=10 -- '
       "gcloud compute tpus tpu-vm ssh my-slice --zone=us-east5-a --worker=all '--command="
       'mkdir -p rt2_train && tar -xzf rt2_train.tar.gz -C rt2_train && cd rt2_train && '
       'EXTRAS=tpu && . launch/setup.sh && JAX_PLATFORMS=tpu,cpu exec python -m rt2_train.main '
@@ -149,8 +151,8 @@ def test_a_schema_finds_a_misspelt_field():
 @pytest.mark.parametrize('script, arguments, message', [
     ('tpu_vm.sh', ['--name=a'], '--zone=VALUE is missing'),
     ('tpu_vm.sh', ['--nmae=a'],
-     'unknown option --nmae=a; there are --name --zone --project --prepare --dry_run, and after -- '
-     'those of rt2_train.main'),
+     'unknown option --nmae=a; there are --name --zone --project --prepare --max_restarts --dry_run, '
+     'and after -- those of rt2_train.main'),
     ('tpu_vm.sh', ['--name'], '--name has no value; write --name=VALUE'),
     ('tpu_vm.sh', ['--name=a', '--zone=b'],
      'end with -- --gin_file=FILE and what else rt2_train.main takes'),
@@ -181,12 +183,11 @@ def program(folder: pathlib.Path, name: str, *statuses: int) -> pathlib.Path:
 
 
 @pytest.mark.parametrize('statuses, tries, status', [
-    ([75, 75, 0], 3, 0),
+    ([75, 137, 0], 3, 0),
     ([75, 1], 2, 1),
     ([1], 1, 1),
 ])
-def test_a_tpu_vm_slice_starts_again_after_an_interruption_only(
-    tmp_path, statuses, tries, status):
+def test_a_tpu_vm_slice_starts_again_unless_its_input_is_bad(tmp_path, statuses, tries, status):
   # The first call copies the checkout, here an empty list of files.
   log = program(tmp_path, 'gcloud', 0, *statuses)
   program(tmp_path, 'git', 0)
@@ -198,8 +199,9 @@ def test_a_tpu_vm_slice_starts_again_after_an_interruption_only(
   assert calls == ['scp'] + ['ssh'] * tries
 
 
-@pytest.mark.parametrize('status, queued', [(0, False), (1, False), (75, True)])
-def test_slurm_queues_a_job_again_after_an_interruption_only(tmp_path, status, queued):
+@pytest.mark.parametrize('status, restarts, queued', [
+    (0, 0, False), (1, 0, False), (75, 99, True), (137, 9, True), (137, 10, False)])
+def test_slurm_queues_a_job_again_unless_its_input_is_bad(tmp_path, status, restarts, queued):
   # The job is submitted from a checkout whose environment is there already.
   checkout = tmp_path / 'checkout'
   shutil.copytree(ROOT / 'launch', checkout / 'launch')
@@ -207,13 +209,39 @@ def test_slurm_queues_a_job_again_after_an_interruption_only(tmp_path, status, q
   srun = program(tmp_path, 'srun', status)
   scontrol = program(tmp_path, 'scontrol', 0)
   done = launch('slurm.sbatch', *TRAINING, path=tmp_path, SLURM_SUBMIT_DIR=str(checkout),
-                SLURM_JOB_ID='17')
+                SLURM_JOB_ID='17', SLURM_RESTART_COUNT=str(restarts))
   assert done.returncode == status
   assert 'set up' in done.stdout
   assert srun.read_text().startswith('--kill-on-bad-exit=1 python -m rt2_train.main')
   assert scontrol.exists() == queued
   if queued:
     assert scontrol.read_text() == 'requeue 17\n'
+
+
+def test_a_command_is_kept_running_until_no_restart_is_left(tmp_path):
+  log = program(tmp_path, 'work', 134, 75, 137, 76, 76)
+  done = launch('keep_running.sh', '--max_restarts=2', '--', 'work', 'hard', path=tmp_path)
+  assert done.returncode == 76
+  assert log.read_text() == 'hard\n' * 4
+  assert done.stderr.splitlines() == [
+      'keep_running.sh: ended with status 134; starting again, 1 restarts left',
+      'keep_running.sh: interrupted; starting again',
+      'keep_running.sh: ended with status 137; starting again, 0 restarts left',
+      'keep_running.sh: ended with status 76, and no restart is left',
+  ]
+
+
+def test_whoever_stops_a_command_that_is_kept_running_stops_it_for_good(tmp_path):
+  script = ['bash', str(ROOT / 'launch/keep_running.sh'), '--', 'python3', '-c',
+            'import signal, sys, time\n'
+            'signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n'
+            f'open({str(tmp_path / "started")!r}, "w").close()\n'
+            'time.sleep(60)']
+  with subprocess.Popen(script) as process:
+    while not (tmp_path / 'started').exists():
+      time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 75
 
 
 def test_slurm_wants_to_be_submitted_from_the_checkout(tmp_path):

@@ -1,6 +1,7 @@
 """A checkpoint is whole or absent, in T5X's layout, and refuses to be another run's."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -40,6 +41,21 @@ def test_a_partly_written_checkpoint_is_ignored(tiny, tmp_path, missing):
   assert names == {'checkpoint_1', 'checkpoint_2', 'checkpoint_3', 'incomplete_checkpoint_2'}
 
 
+@pytest.mark.parametrize('file', ['state/ocdbt.process_0/manifest.ocdbt', 'assets/model.json'])
+def test_a_truncated_checkpoint_is_named_and_the_one_before_taken(tiny, tmp_path, file, caplog):
+  tiny.run(tmp_path, train_steps=2, checkpoint_period=1, assets=tiny.assets())
+  path = tmp_path / 'checkpoint_2' / file
+  size = path.stat().st_size
+  os.truncate(path, size - 3)
+  # Metadata that nobody else completes may change.
+  with caplog.at_level('WARNING', 'absl'):
+    summary = tiny.run(tmp_path, train_steps=3, checkpoint_period=1, assets=tiny.assets())
+  assert summary['start_step'] == 1
+  said = f'checkpoint_2 is not whole ({file} has {size - 3} of {size} bytes): ignored'
+  assert any(said in record.getMessage() for record in caplog.records)
+  assert (tmp_path / 'incomplete_checkpoint_2').is_dir()
+
+
 def test_assets_that_cannot_be_written_leave_no_checkpoint(tiny, tmp_path):
   def full(directory, sources):
     tiny.assets()(directory, sources)
@@ -54,8 +70,8 @@ def test_assets_that_cannot_be_written_leave_no_checkpoint(tiny, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'width': 99}, 'model.json: language.width is 16 there and 99 here'),
-        ({'bins': 10}, 'action_space.json: bins.1 is 256 there and 10 here'),
+        ({'width': 99}, 'model.json: language.width is 16 in the checkpoint and 99 in this run'),
+        ({'bins': 10}, 'action_space.json: bins.1 is 256 in the checkpoint and 10 in this run'),
         ({'vocabulary': b'other'}, 'vocabulary.model: the file there is another one'),
     ],
 )
@@ -63,6 +79,18 @@ def test_a_checkpoint_of_another_model_or_robot_is_refused(tiny, tmp_path, chang
   tiny.run(tmp_path, train_steps=1, assets=tiny.assets())
   with pytest.raises(ValueError, match=message):
     tiny.run(tmp_path, train_steps=2, assets=tiny.assets(**change))
+
+
+def test_another_vocabulary_goes_on_when_it_is_allowed_and_is_recorded(tiny, tmp_path):
+  tiny.run(tmp_path, train_steps=1, assets=tiny.assets())
+  other = tiny.assets(vocabulary=b'other', bins=10)
+  assert tiny.run(tmp_path, train_steps=2, assets=other, allow_data_change=True)['finished']
+  recorded = json.loads((tmp_path / 'data_changes.jsonl').read_text())
+  assert recorded == {'step': 1, 'changes': [
+      'action_space.json: bins.1 is 256 in the checkpoint and 10 in this run',
+      'vocabulary.model: the file there is another one']}
+  with pytest.raises(ValueError, match='model.json: language.width'):
+    tiny.run(tmp_path, train_steps=3, assets=tiny.assets(width=99), allow_data_change=True)
 
 
 def test_parameters_of_another_shape_are_named_with_a_remedy(tiny, tmp_path):

@@ -20,6 +20,7 @@ import pytest
 from rt2_train.models import losses
 from rt2_train.training import adafactor
 from rt2_train.training import optimizers
+from rt2_train.training import partitioning
 from rt2_train.training import train as train_lib
 
 VOCAB, EMBED, MLP, LAYERS = 32, 16, 24, 2
@@ -141,12 +142,28 @@ class Loader:
 
   def restore(self, state, allow_change=False):
     self.step = state['step']
+    return []
+
+  def examples(self, step):
+    return [('web' if row % 2 == 0 else 'robot', f'{step}/{row}') for row in range(self.batch_size)]
 
   def seek(self, step):
     self.step = step
 
   def table(self):
     return [{'source': name, 'weight': 0.5, 'examples': 100} for name in SOURCES.values()]
+
+
+class SlowLoader(Loader):
+  """Takes its time for every batch."""
+
+  def __init__(self, seconds):
+    super().__init__()
+    self.seconds = seconds
+
+  def __next__(self):
+    time.sleep(self.seconds)
+    return super().__next__()
 
 
 class KilledLoader(Loader):

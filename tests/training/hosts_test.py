@@ -53,7 +53,27 @@ try:
     raise ValueError('no data')
 except ValueError as error:
   turns.append(str(error))
-print(json.dumps({{'rows': rows, 'turns': turns}}))
+
+texts = hosts.gather_texts('text ' + 'é' * (1 + jax.process_index()))
+warned = []
+hosts.logging.warning = lambda text, *values: warned.append(text % values)
+for shares in ((0.01, 0.02), (0.5, 0.01), (0.02, 0.5)):
+  hosts.tell_stragglers(['process 0 on a', 'process 1 on b'], shares[jax.process_index()])
+
+
+class OtherData(c.Loader):
+  # Process 1 has another file than process 0.
+
+  def state(self):
+    return {{'step': 0, 'sources': {{'web': f'file {{jax.process_index()}}'}}}}
+
+
+try:
+  c.run(home / 'other', data=OtherData)
+except ValueError as error:
+  refused = str(error)
+print(json.dumps({{
+    'rows': rows, 'turns': turns, 'texts': texts, 'warned': warned, 'refused': refused}}))
 """
 
 
@@ -123,3 +143,22 @@ def test_one_process_holds_all_rows():
 
 def test_the_first_process_goes_first_even_when_it_fails(said):
   assert [each['turns'] for each in said] == [[True, 'no data']] * 2
+
+
+def test_texts_of_unequal_length_are_gathered(said):
+  assert [each['texts'] for each in said] == [['text é', 'text éé']] * 2
+
+
+def test_the_first_process_tells_who_is_waited_for(said):
+  assert said[1]['warned'] == []
+  assert said[0]['warned'] == [
+      f'process {i} on {host} waits for its data 50 % of the time, most others {usual} %: all wait '
+      'for it' for i, host, usual in ((0, 'a', 1), (1, 'b', 2))]
+
+
+def test_processes_with_other_data_are_refused_by_all(said, home):
+  for each in said:
+    assert each['refused'].startswith('process 1 on ')
+    assert "sources.web is 'file 0' in the data of process 0 on" in each['refused']
+    assert each['refused'].endswith("'file 1' in its own; give all the same files")
+  assert not list((home / 'other').glob('checkpoint_*'))

@@ -5,7 +5,6 @@ import time
 from clu import metrics as clu_metrics
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rt2_train.training import metrics
@@ -17,20 +16,11 @@ def average(total: float, count: float) -> clu_metrics.Average:
 
 def test_a_window_weighs_steps_by_their_tokens_and_starts_anew():
   window = metrics.Window()
-  window.add(1, {'loss/robot': average(10, 2), 'loss/web': average(0, 0)})
-  window.add(2, {'loss/robot': average(2, 4), 'loss/web': average(0, 0)})
+  window.add({'loss/robot': average(10, 2), 'loss/web': average(0, 0)})
+  window.add({'loss/robot': average(2, 4), 'loss/web': average(0, 0)})
   assert window.take() == {'loss/robot': 2.0}  # A source without examples is left out.
-  window.add(3, {'loss/robot': average(1, 1), 'loss/web': average(4, 2)})
+  window.add({'loss/robot': average(1, 1), 'loss/web': average(4, 2)})
   assert window.take() == {'loss/robot': 1.0, 'loss/web': 2.0}
-
-
-@pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_is_named(bad):
-  fine = {'loss': average(1, 1), 'loss/web': average(1, 1), 'gradient_norm': average(1, 1)}
-  with pytest.raises(ValueError, match='not finite in step 7: loss/robot; no checkpoint holds it'):
-    metrics.Window().add(7, fine | {'loss/robot': average(bad, 1)})
-  with pytest.raises(ValueError, match='not finite in step 8: gradient_norm'):
-    metrics.Window().add(8, fine | {'gradient_norm': average(bad, 1)})
 
 
 def test_flops_count_every_layer_of_a_scan_three_times():

@@ -13,7 +13,7 @@ _PRELUDE = f'import sys; sys.path[:0] = {_PATHS!r}; import conftest as c\n'
 
 def python(code: str, devices: int = 1) -> subprocess.CompletedProcess:
   """Runs `code` on simulated devices."""
-  process = _start(code, devices)
+  process = start(code, devices)
   out, err = process.communicate(timeout=120)
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -25,7 +25,7 @@ def together(code: str, processes: int, devices: int = 1) -> list[str]:
     address = f'localhost:{free.getsockname()[1]}'
   meet = 'import jax; jax.distributed.initialize({!r}, {}, {})\n'
   started = [
-      _start(meet.format(address, processes, i) + code, devices) for i in range(processes)]
+      start(meet.format(address, processes, i) + code, devices) for i in range(processes)]
   said = []
   for process in started:
     out, err = process.communicate(timeout=120)
@@ -35,7 +35,8 @@ def together(code: str, processes: int, devices: int = 1) -> list[str]:
   return said
 
 
-def _start(code: str, devices: int) -> subprocess.Popen:
+def start(code: str, devices: int = 1) -> subprocess.Popen:
+  """Starts `code` on simulated devices."""
   flags = f'--xla_force_host_platform_device_count={devices}'
   environment = {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flags}'}
   if devices > 1:

@@ -130,6 +130,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tiny, tmp_pa
   assert not list(tmp_path.glob('checkpoint_*'))
 
 
+def test_a_step_that_is_not_finite_counts_but_is_not_applied(tiny, tmp_path):
+  summary = tiny.run(
+      tmp_path, data=lambda: tiny.Loader(broken_step=2), train_steps=4, checkpoint_period=1,
+      log_period=1, ema_decay=0.9, max_not_finite_steps=1)
+  assert summary['finished'] and summary['not_finite_steps'] == 1
+  before, after, last = (tiny.saved_state(tmp_path, step) for step in (2, 3, 4))
+  assert (before.pop('state/step'), after.pop('state/step')) == (2, 3)
+  assert_same_arrays(before, after)
+  assert_same_arrays(tiny.saved_state(tmp_path, 2, 'ema'), tiny.saved_state(tmp_path, 3, 'ema'))
+  assert np.all(last['target/wi'] != after['target/wi'])
+  assert np.all(np.isfinite(last['target/wi']))
+  # The log has no loss where none was applied.
+  assert ['loss' in line for line in tiny.lines(tmp_path)] == [True, True, False, True]
+  found = json.loads((tmp_path / 'not_finite/step_3.json').read_text())
+  assert found['examples']['robot'] == ['2/1', '2/3', '2/5', '2/7']
+
+
+def test_debug_nans_stops_at_the_operation(tiny, tmp_path):
+  process = subprocesses.python(
+      f'c.run({str(tmp_path)!r}, data=lambda: c.Loader(broken_step=1), debug_nans=True)')
+  assert process.returncode == 1
+  assert 'FloatingPointError: invalid value (nan) encountered' in process.stderr
+
+
 def test_sigterm_saves_the_step_and_ends_the_run(tiny, tmp_path):
   class Preempted(tiny.Loader):
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from rt2_train.precompile import topologies
+from rt2_train.training import chips
 from rt2_train.training import metrics
-from rt2_train.training import topologies
 
 
 def test_a_name_gives_chips_shape_and_rings():
@@ -49,12 +50,12 @@ def test_larger_slices_of_the_chip_come_smallest_first():
 
 def test_the_clock_times_the_work_of_a_cycle_is_the_peak():
   for name, flops in {'v4': 2**18, 'v5p': 2**18, 'v5e': 2**17, 'v6e': 2**19}.items():
-    chip = topologies.CHIPS[name]
+    chip = chips.CHIPS[name]
     assert flops * chip.clock_hz == pytest.approx(chip.peak_flops, rel=0.01)
 
 
 def test_live_devices_and_topologies_share_one_table_of_peaks():
-  assert metrics.PEAK_FLOPS['TPU v5 lite'] == topologies.CHIPS['v5e'].peak_flops == 197e12
+  assert metrics.PEAK_FLOPS['TPU v5 lite'] == chips.CHIPS['v5e'].peak_flops == 197e12
   assert metrics.PEAK_FLOPS['TPU v4'] == 275e12
   assert metrics.PEAK_FLOPS['NVIDIA H200'] == 989e12
 

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from rt2_train.training import topologies
+from rt2_train.precompile import topologies
 
 KINDS = (
     'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all',

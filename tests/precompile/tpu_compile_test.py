@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
+from rt2_train.precompile import topologies
+from rt2_train.precompile import tpu_compile
 from rt2_train.training import programs
-from rt2_train.training import topologies
-from rt2_train.training import tpu_compile
 
 pytestmark = pytest.mark.skipif(
     sys.platform != 'linux' or platform.machine() != 'x86_64',

@@ -28,9 +28,9 @@ import cloudpickle
 import jax
 import psutil
 
-from rt2_train.training import buffers
+from rt2_train.precompile import buffers
+from rt2_train.precompile import topologies
 from rt2_train.training import programs
-from rt2_train.training import topologies
 
 _PROGRAM, _FACTS, _ERROR, _LOG, _DUMP = 'program', 'facts.json', 'error.json', 'log.txt', 'dump'
 _SCHEDULED, _GENERATED = 'after_optimizations_after_buffer_assignment', 'after_codegen'
@@ -109,7 +109,7 @@ def compile_program(
     with open(os.path.join(folder, _LOG), 'wb') as log:
       # Nothing is sent through the pipe: its end tells the child that its parent has ended.
       child = subprocess.Popen(
-          [sys.executable, '-m', 'rt2_train.training.tpu_compile', folder],
+          [sys.executable, '-m', 'rt2_train.precompile.tpu_compile', folder],
           env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
       )  # pyformat: disable
     try:

@@ -15,12 +15,13 @@ from typing import Any
 from absl import logging
 import jax
 
+from rt2_train.precompile import recommendations
+from rt2_train.precompile import reports
+from rt2_train.precompile import topologies
+from rt2_train.precompile import tpu_compile
+from rt2_train.training import chips
 from rt2_train.training import partitioning
 from rt2_train.training import programs
-from rt2_train.training import recommendations
-from rt2_train.training import reports
-from rt2_train.training import topologies
-from rt2_train.training import tpu_compile
 
 _PROGRAMS = ('train', 'decode')
 
@@ -140,14 +141,14 @@ def too_big(
 ) -> str:
   """By how much, and what would fit: what arithmetic proposes is compiled before it is said."""
   logging.info('precompile: %s; looking for what fits', error)
-  over = (error.used - error.capacity) / topologies.GIB
+  over = (error.used - error.capacity) / chips.GIB
   said = []
   for name, changed in _smaller(setup, error):
     try:
-      total = attempt(changed).hbm.total / topologies.GIB
+      total = attempt(changed).hbm.total / chips.GIB
       said.append(f'{name} fits with {total:.1f} GiB')
     except tpu_compile.OutOfMemory as larger:
-      said.append(f'{name} does not fit either with {larger.used / topologies.GIB:.1f} GiB')
+      said.append(f'{name} does not fit either with {larger.used / chips.GIB:.1f} GiB')
     except ValueError as refused:
       said.append(f'{name} is refused ({refused})')
   return (
@@ -170,12 +171,12 @@ def _smaller(
   # Arguments stay; what is temporary goes with the rows of a chip.
   arguments = error.facts['argument_bytes']
   share = (error.capacity - arguments) / max(error.used - arguments, 1)
-  chips = setup.topology.chips
-  rows = int(setup.batch.batch_size * share) // chips * chips
+  count = setup.topology.chips
+  rows = int(setup.batch.batch_size * share) // count * count
   if rows > 0:
     batch = dataclasses.replace(setup.batch, batch_size=rows)
     yield f'BATCH_SIZE={rows}', dataclasses.replace(setup, batch=batch)
   for topology in topologies.larger(setup.topology):
-    if error.used * chips <= error.capacity * topology.chips:
+    if error.used * count <= error.capacity * topology.chips:
       yield f"TOPOLOGY='{topology.name}'", dataclasses.replace(setup, topology=topology)
       return

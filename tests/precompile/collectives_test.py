@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from rt2_train.training import collectives
-from rt2_train.training import topologies
+from rt2_train.precompile import collectives
+from rt2_train.precompile import topologies
 
 GB = 1e9
 

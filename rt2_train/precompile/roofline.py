@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 import collections
 import dataclasses
 
-from rt2_train.training import collectives
-from rt2_train.training import hlo
-from rt2_train.training import hlo_work
-from rt2_train.training import replica_groups
-from rt2_train.training import topologies
+from rt2_train.precompile import collectives
+from rt2_train.precompile import hlo
+from rt2_train.precompile import hlo_work
+from rt2_train.precompile import replica_groups
+from rt2_train.training import chips
 
 _BRANCHES = ('branch_computations', 'true_computation', 'false_computation')
 # The compiler spreads some collectives over the fusions that run meanwhile; the first and the last
@@ -65,7 +65,7 @@ class Timeline:
         mine[key] += times * value
 
 
-def bound(module: hlo.Module, wires: collectives.Interconnect, chip: topologies.Chip) -> Timeline:
+def bound(module: hlo.Module, wires: collectives.Interconnect, chip: chips.Chip) -> Timeline:
   """The step with matrix products at the chip's peak."""
   flops, moved = hlo_work.flops(module), hlo_work.hbm_bytes(module)
   seconds = lambda computation, name: (
@@ -76,7 +76,7 @@ def bound(module: hlo.Module, wires: collectives.Interconnect, chip: topologies.
 
 
 def estimate(
-    module: hlo.Module, wires: collectives.Interconnect, chip: topologies.Chip
+    module: hlo.Module, wires: collectives.Interconnect, chip: chips.Chip
 ) -> Timeline:
   """The step by the compiler's cycles, which the text has once code was generated."""
   cycles = {

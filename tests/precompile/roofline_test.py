@@ -7,10 +7,10 @@ takes 5.58 ms, the gathering of a [N, N] in bfloat16 over two chips 1.49 ms.
 
 import pytest
 
-from rt2_train.training import collectives
-from rt2_train.training import hlo
-from rt2_train.training import roofline
-from rt2_train.training import topologies
+from rt2_train.precompile import collectives
+from rt2_train.precompile import hlo
+from rt2_train.precompile import roofline
+from rt2_train.precompile import topologies
 
 TOPOLOGY = topologies.parse('v5e:2x2')
 WIRES = collectives.Interconnect(

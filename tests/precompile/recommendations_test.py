@@ -3,15 +3,16 @@
 import pytest
 
 from rt2_train.models import stacks
+from rt2_train.precompile import recommendations
+from rt2_train.precompile import topologies
+from rt2_train.training import chips
 from rt2_train.training import partitioning
-from rt2_train.training import recommendations
-from rt2_train.training import topologies
 
 
-@pytest.mark.parametrize('chip', topologies.CHIPS)
+@pytest.mark.parametrize('chip', chips.CHIPS)
 @pytest.mark.parametrize('program', ['train', 'decode'])
 def test_what_is_recommended_makes_a_mesh_of_every_slice(chip, program):
-  for shape in topologies.CHIPS[chip].shapes:
+  for shape in chips.CHIPS[chip].shapes:
     topology = topologies.parse(f'{chip}:{shape}')
     advice = recommendations.recommend(topology, program, batch_size=2048)
     assert advice.rules in partitioning.RULES

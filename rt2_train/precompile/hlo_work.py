@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from rt2_train.training import hlo
+from rt2_train.precompile import hlo
 
 # Instructions that read or write nothing themselves.
 _FREE = frozenset({

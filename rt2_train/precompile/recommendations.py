@@ -8,7 +8,7 @@ more rows there are.
 
 from typing import NamedTuple
 
-from rt2_train.training import topologies
+from rt2_train.precompile import topologies
 
 # Rows per chip from which bringing weights together costs less than splitting each product.
 _ENOUGH_ROWS = 8

@@ -1,6 +1,6 @@
 """The buffer assignment as XLA dumps it."""
 
-from rt2_train.training import buffers
+from rt2_train.precompile import buffers
 
 TEXT = """BufferAssignment:
 allocation 0: size 512, page 0, thread-local:

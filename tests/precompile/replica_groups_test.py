@@ -2,7 +2,7 @@
 
 import pytest
 
-from rt2_train.training import replica_groups
+from rt2_train.precompile import replica_groups
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import dataclasses
 import os
 from typing import Any
 
-from rt2_train.training import collectives
-from rt2_train.training import hlo
+from rt2_train.precompile import collectives
+from rt2_train.precompile import hlo
+from rt2_train.precompile import roofline
+from rt2_train.precompile import topologies
+from rt2_train.precompile import tpu_compile
+from rt2_train.training import chips
 from rt2_train.training import programs
-from rt2_train.training import roofline
-from rt2_train.training import topologies
-from rt2_train.training import tpu_compile
 
 _LARGEST = 3
 
@@ -62,10 +63,10 @@ def values(
       'remat': setup.remat_policy,
       'batch': dataclasses.asdict(setup.batch),
       'parameters': facts['parameters'],
-      'hbm_gib_per_chip': compiled.hbm.total / topologies.GIB,
-      'hbm_arguments_gib': compiled.hbm.arguments / topologies.GIB,
-      'hbm_temporaries_gib': compiled.hbm.temporaries / topologies.GIB,
-      'hbm_capacity_gib': chip.hbm_bytes / topologies.GIB,
+      'hbm_gib_per_chip': compiled.hbm.total / chips.GIB,
+      'hbm_arguments_gib': compiled.hbm.arguments / chips.GIB,
+      'hbm_temporaries_gib': compiled.hbm.temporaries / chips.GIB,
+      'hbm_capacity_gib': chip.hbm_bytes / chips.GIB,
       'model_flops': facts['model_flops'],
       'hardware_flops': facts['hardware_flops'],
       'compiled_flops': round(bound.compute * peak),
@@ -80,7 +81,7 @@ def values(
       'overlapped_mfu': mfu(bound.overlapped_seconds),
       'largest_buffers': _largest(module, compiled),
       'seconds_to_compile': compiled.seconds,
-      'compiler_peak_gib': compiled.peak_host_bytes / topologies.GIB,
+      'compiler_peak_gib': compiled.peak_host_bytes / chips.GIB,
       'versions': tpu_compile.versions(),
       'compiler_flags': os.environ.get('LIBTPU_INIT_ARGS', ''),
   }
@@ -165,7 +166,7 @@ def _largest(module: hlo.Module, compiled: tpu_compile.Compiled) -> list[dict[st
   op_names = {one.name: one.op_name for body in module.computations.values() for one in body}
   return [
       {
-          'gib': buffer.bytes / topologies.GIB,
+          'gib': buffer.bytes / chips.GIB,
           'shape': buffer.shape,
           'op_name': op_names.get(buffer.instruction) or buffer.instruction,
       }

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rt2_train.training import hlo
-from rt2_train.training import hlo_work
+from rt2_train.precompile import hlo
+from rt2_train.precompile import hlo_work
 
 LOOP = """
 %body (state: (f32[8,8], s32[])) -> (f32[8,8], s32[]) {{

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rt2_train.training import hlo
+from rt2_train.precompile import hlo
 
 TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=4
 

@@ -13,13 +13,14 @@ from rt2_train.models import encoder_decoder
 from rt2_train.models import pali_x
 from rt2_train.models import palm_e
 from rt2_train.models import vit
+from rt2_train.precompile import hlo
+from rt2_train.precompile import precompile
+from rt2_train.precompile import reports
+from rt2_train.precompile import topologies
+from rt2_train.precompile import tpu_compile
 from rt2_train.training import adafactor
-from rt2_train.training import hlo
-from rt2_train.training import precompile
+from rt2_train.training import chips
 from rt2_train.training import programs
-from rt2_train.training import reports
-from rt2_train.training import topologies
-from rt2_train.training import tpu_compile
 
 pytestmark = pytest.mark.skipif(
     sys.platform != 'linux' or platform.machine() != 'x86_64',
@@ -215,7 +216,7 @@ def test_a_program_that_is_too_big_says_by_how_much_and_what_fits():
   setup = reports.Setup(
       'train', topologies.parse('v5e:8x8'), programs.Batch(2048, 16, 8), 'data_parallel', 1, 'dots',
       9)
-  gib = topologies.GIB
+  gib = chips.GIB
   error = tpu_compile.OutOfMemory(31.5 * gib, 15.75 * gib, {'argument_bytes': 3 * gib}, 1.0)
 
   def attempt(changed):
