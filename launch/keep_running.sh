@@ -2,7 +2,8 @@
 # Runs a command until it has ended well, through interruptions and crashes:
 #   bash launch/keep_running.sh [--max_restarts=10] -- COMMAND...
 # Status 75 of rt2_train.main (interrupted, and saved) does not count as a restart; 1 and 2 (bad
-# input) end it. Everything else, a kill or a lost process of the same job, does count.
+# input) end it. Everything else, a kill or a lost process of the same job, does count. (76 says the
+# latter; where JAX notices first it aborts: 134.)
 set -uo pipefail
 left=10
 case "${1:-}" in --max_restarts=*) left=${1#*=}; shift ;; esac

@@ -7,10 +7,12 @@ Every process runs the same command with the same gin files; without these flags
 JAX must know of the others before it looks for devices, so this comes before all else in a run.
 """
 
+import faulthandler
 import os
 import socket
 import sys
 import time
+import traceback
 from typing import NoReturn
 
 from absl import flags
@@ -89,7 +91,9 @@ def initialize(timeout_seconds: int = 300) -> None:
         f'the processes did not meet at {address or "their coordinator"}: {error}; is its port '
         'free?'
     ) from error
-  # From now on JAX listens to SIGTERM: it takes note, and the loop asks (training.preemption).
+  # From now on JAX listens to SIGTERM: it takes note, and the loop asks (training.preemption). And it
+  # ends this process when another is lost, with a line that no stack of threads should bury.
+  faulthandler.disable()
   logging.info(
       'process %d of %d, devices %s', jax.process_index(), jax.process_count(), jax.local_devices()
   )
@@ -97,12 +101,31 @@ def initialize(timeout_seconds: int = 300) -> None:
     logging.set_verbosity(logging.WARNING)  # What all do, one reports.
 
 
-def leave(message: str, status: int) -> NoReturn:
-  """Ends this process at once with a last line.
+def is_initialized() -> bool:
+  """Whether this process has met others."""
+  return jax.distributed.is_initialized()
+
+
+def leave(error: Exception, said: str | None) -> NoReturn:
+  """Ends this process at once because of an error.
 
   An ordinary end would wait minutes for the others to end too, who wait for this one.
+
+  Args:
+    error: why.
+    said: a line that tells all, for bad input: status 1. Otherwise a lost process is told in a line
+      (status 76), and anything else with its traceback (status 70).
   """
-  print(message, file=sys.stderr, flush=True)
+  if said is not None:
+    status = 1
+  elif isinstance(error, jax.errors.JaxRuntimeError):
+    status = 76
+    said = (
+        f'rt2_train: another process has ended or cannot be reached ({str(error).splitlines()[0]}); '
+        'start all of them again, the run goes on from its newest checkpoint')
+  else:
+    status, said = 70, ''.join(traceback.format_exception(error))
+  print(said, file=sys.stderr, flush=True)
   if jax.process_index() == 0:
     time.sleep(2)  # It coordinates: the others lose their last words when it is gone.
   os._exit(status)

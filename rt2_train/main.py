@@ -16,7 +16,6 @@ from absl import app
 from absl import flags
 from absl import logging
 import gin
-import jax
 
 from rt2_train import distributed
 from rt2_train import gin_files
@@ -35,9 +34,7 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 )
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where in the code an error was found.')
 
-# Statuses beside 0 and 1 (bad input): when started again, the run goes on from its newest checkpoint.
-_INTERRUPTED = 75  # EX_TEMPFAIL: told to stop, and saved.
-_OTHERS_LOST = 76  # A process that trained with this one has ended or cannot be reached.
+_INTERRUPTED = 75  # EX_TEMPFAIL: told to stop, and saved; started again, the run goes on.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,20 +47,15 @@ def main(argv: Sequence[str]) -> None:
     elif distributed.is_wanted():
       raise ValueError('only training is done by several processes; leave their flags out')
     _RUN[_RUN_MODE.value]()
-  # Bad input ends in one clear line; what is no input error keeps its traceback.
-  except (ValueError, OSError) as error:
-    if _TRACEBACK.value:
-      raise
+  except Exception as error:  # pylint: disable=broad-exception-caught
+    # Bad input ends in one clear line; what is no input error keeps its traceback.
+    expected = isinstance(error, (ValueError, OSError)) and not _TRACEBACK.value
     said = f'rt2_train {_RUN_MODE.value}: {gin_files.message(error)} (--traceback shows where)'
-    if distributed.is_wanted():
-      distributed.leave(said, 1)
-    sys.exit(said)
-  except jax.errors.JaxRuntimeError as error:
-    if _TRACEBACK.value or not distributed.is_wanted():
-      raise
-    distributed.leave(
-        f'rt2_train train: another process has ended or cannot be reached ({str(error).strip()}); '
-        'start all of them again, the run goes on from its newest checkpoint', _OTHERS_LOST)
+    if distributed.is_initialized():
+      distributed.leave(error, said if expected else None)
+    if expected:
+      sys.exit(said)
+    raise
 
 
 def parse_gin() -> None:

@@ -70,8 +70,10 @@ def test_others_notice_a_killed_process_and_all_are_started_again(small, count, 
   while not all('starting again' in (tmp_path / f'stderr_{i}').read_text() for i in range(count)):
     assert time.time() - killed < 60, 'a process hangs'
     time.sleep(0.1)
-  noticed = (tmp_path / 'stderr_0').read_text()
-  assert 'rt2_train train: another process has ended or cannot be reached' in noticed, noticed
+  for i in range(count - 1):
+    # JAX, told by the coordinator, is faster where the lost process was no neighbour.
+    noticed = (tmp_path / f'stderr_{i}').read_text()
+    assert 'another process has ended' in noticed or 'another task died' in noticed, noticed
   assert [process.wait(timeout=240) for process in started] == [0] * count
   for file in said:
     file.close()
