@@ -6,7 +6,8 @@
   assets/  what evaluation, export and serving need beside the parameters
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import filecmp
 import json
 import logging as stdlib_logging
@@ -36,11 +37,14 @@ Assets = Callable[[str], None]
 _ARCHITECTURE = 'model.json'
 _MUST_AGREE = (_ARCHITECTURE, 'action_space.json', 'vocabulary.model')
 
-# Orbax reports every file it touches, between the lines a person wants to read.
-logging.get_absl_logger().addFilter(
-    lambda record: record.levelno >= stdlib_logging.WARNING
-    or f'{os.sep}orbax{os.sep}' not in record.pathname
-)
+
+def _for_people(record: stdlib_logging.LogRecord) -> bool:
+  """Orbax reports every file it touches, and every error of its threads, which it raises too."""
+  from_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
+  return not from_orbax or (record.levelno >= stdlib_logging.WARNING and not record.exc_info)
+
+
+logging.get_absl_logger().addFilter(_for_people)
 
 
 class AssetsHandler(ocp.CheckpointHandler):
@@ -149,7 +153,9 @@ class Checkpoints:
       items['ema'] = ocp.args.StandardSave(serialization.to_state_dict(state.ema))
     if self._assets is not None:
       items['assets'] = AssetsSave(self._assets)
-    self._orbax.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+    with self._naming_faults():
+      # Waits for the checkpoint before this one, and raises what went wrong with it.
+      self._orbax.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
   def restore(
       self, step: int, shapes: state_lib.TrainState, allow_data_change: bool = False
@@ -197,6 +203,18 @@ class Checkpoints:
     allowed = [f'{name}: {difference}' for name, difference in changes.items()]
     return state_lib.TrainState(optimizer=optimizer, ema=ema), data, allowed
 
+  @contextlib.contextmanager
+  def _naming_faults(self) -> Iterator[None]:
+    """A disk that is full, or may not be written, is an error of one line; nothing is half there."""
+    try:
+      yield
+    except (ValueError, OSError) as error:
+      whole = run_files.checkpoint_steps(self._directory)
+      rest = f'goes on from checkpoint_{whole[-1]}' if whole else 'begins anew'
+      raise OSError(
+          f'a checkpoint cannot be written into {self._directory}: {str(error).splitlines()[0]}; '
+          f'make room there, or let it be written, and start again: the run {rest}') from error
+
   def _seal(self) -> None:
     """Called when all files of a checkpoint are there, and before it gets its name."""
     if hosts.is_main():
@@ -205,8 +223,9 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until everything that was started is on disk; raises what went wrong."""
-    self._orbax.wait_until_finished()
-    self._orbax.close()
+    with self._naming_faults():
+      self._orbax.wait_until_finished()
+      self._orbax.close()
     # Orbax tidies up in a thread that it does not wait for, which fails aloud at interpreter exit.
     for thread in threading.enumerate():
       if thread.name.endswith('(_target_setting_result)'):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rt2_train import run_files
 from rt2_train.training import adafactor
 from rt2_train.training import checkpoints
 from rt2_train.training import optimizers
+from tests.training import subprocesses
 
 
 def test_the_directory_is_t5xs_with_our_items_beside_it(tiny, tmp_path):
@@ -65,6 +67,36 @@ def test_assets_that_cannot_be_written_leave_no_checkpoint(tiny, tmp_path):
     tiny.run(tmp_path, train_steps=1, assets=full)
   assert not list(tmp_path.glob('checkpoint_1'))
   assert tiny.run(tmp_path, train_steps=1, assets=tiny.assets())['start_step'] == 0
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(tiny, tmp_path):
+  code = (
+      f'import resource; c.run({str(tmp_path)!r}, train_steps=1); '
+      # A file of a checkpoint is larger than this.
+      'resource.setrlimit(resource.RLIMIT_FSIZE, (3000, -1)); '
+      f'c.run({str(tmp_path)!r}, train_steps=6, checkpoint_period=2)')
+  process = subprocesses.python(code)
+  assert process.returncode == 1
+  last = process.stderr.rstrip().splitlines()[-1]
+  assert f'OSError: a checkpoint cannot be written into {tmp_path}: ' in last, process.stderr
+  assert 'checkpoint_2' in last and 'File too large' in last
+  assert last.endswith('start again: the run goes on from checkpoint_1')
+  assert [p.name for p in tmp_path.glob('checkpoint_*') if 'tmp' not in p.name] == ['checkpoint_1']
+  assert tiny.run(tmp_path, train_steps=3)['start_step'] == 1
+  assert not list(tmp_path.glob('*tmp*'))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='only root may become nobody')
+def test_a_directory_that_may_not_be_written_is_named():
+  # Pytest's own directories are closed to nobody, who is user 65534.
+  with tempfile.TemporaryDirectory() as directory:
+    os.chmod(directory, 0o755)
+    process = subprocesses.python(
+        # What nobody may not import is imported before.
+        'import os, tempfile; c.run(tempfile.mkdtemp(), train_steps=1); '
+        f'os.setuid(65534); c.run({directory!r})')
+    assert f"PermissionError: [Errno 13] Permission denied: '{directory}/" in process.stderr
+    assert not os.listdir(directory)
 
 
 @pytest.mark.parametrize(
