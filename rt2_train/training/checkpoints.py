@@ -223,13 +223,15 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until everything that was started is on disk; raises what went wrong."""
-    with self._naming_faults():
-      self._orbax.wait_until_finished()
-      self._orbax.close()
-    # Orbax tidies up in a thread that it does not wait for, which fails aloud at interpreter exit.
-    for thread in threading.enumerate():
-      if thread.name.endswith('(_target_setting_result)'):
-        thread.join()
+    try:
+      with self._naming_faults():
+        self._orbax.wait_until_finished()
+        self._orbax.close()
+    finally:
+      # Orbax tidies up in threads that it does not wait for, which fail aloud at interpreter exit.
+      for thread in threading.enumerate():
+        if thread.name.endswith('(_target_setting_result)'):
+          thread.join()
 
 
 def restore_params(directory: str, shapes: Any) -> Any:
