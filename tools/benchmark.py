@@ -60,6 +60,7 @@ _FLAGS = (
     _REMAT)
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
+_SAVES = 3
 _DECODE_BATCH = 32
 # Tokens of a prompt, and of an action with its EOS.
 _INPUTS, _ACTION = 16, 9
@@ -100,7 +101,8 @@ def train() -> None:
     os.symlink(data_dir, 'runs/demo/data')
     gin_files.parse(
         ['gin/experiments/demo_cofinetune.gin'],
-        [f'TRAIN_STEPS={_STEPS.value}', 'INITIAL_CHECKPOINT_PATH=None', 'EVAL_PERIOD=0'],
+        [f'TRAIN_STEPS={_STEPS.value}', 'INITIAL_CHECKPOINT_PATH=None', 'EVAL_PERIOD=0',
+         f'CHECKPOINT_PERIOD={-(-_STEPS.value // _SAVES)}'],
         [str(_ROOT)])
     with gin.config_scope('train'):
       data = _TimedLoader(gin.get_configurable(loader_lib.Loader)())
@@ -111,10 +113,13 @@ def train() -> None:
   first_step = data.asked[3] - psutil.Process().create_time()
   devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
   rate = summary['examples_per_second']
+  saving = summary['goodput']['seconds']['checkpoint'] / _SAVES
   print(f'train: {summary["parameters"]:,} parameters, batch {summary["batch_size"]}, '
         f'{summary["steps"]} steps on {devices}')
   print(f'  waiting for data    {summary["data_wait_share"]:.2%} of the time')
   print(f'  steps per second    {rate / summary["batch_size"]:.2f} ({rate:.0f} examples)')
+  print(f'  saving              {1000 * saving:.0f} ms of the loop per checkpoint, '
+        f'{saving * rate / summary["batch_size"] / 1000:.2%} of the time with one every 1000 steps')
   print(f'  time to first step  {first_step:.1f} s from the start of the process, of which '
         f'{summary["compile_seconds"]:.1f} s compiling the step')
 

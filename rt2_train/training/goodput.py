@@ -7,6 +7,7 @@
   data         waiting for batches
   evaluation   evaluators between steps
   checkpoint   steps held up by saving
+  finish       waiting for the last checkpoint of an attempt to be on disk
   lost         steps that a crash or kill undid, with the waiting in between
   down         between the end of one attempt and the start of the next
 
@@ -23,7 +24,9 @@ from rt2_train import run_files
 
 FILE = 'goodput.json'
 PARTS = (
-    'start', 'restore', 'compile', 'steps', 'data', 'evaluation', 'checkpoint', 'lost', 'down')
+    'start', 'restore', 'compile', 'steps', 'data', 'evaluation', 'checkpoint', 'finish', 'lost',
+    'down',
+)  # pyformat: disable
 
 
 class Account:

@@ -108,8 +108,12 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def memory() -> dict[str, float]:
-  """Memory [GiB] of this process and, where it is reported, of the fullest local device."""
-  values = {'memory/host_gib': psutil.Process().memory_info().rss / 2**30}
+  """Memory [GiB] and open files of this process; of the fullest local device where it says."""
+  process = psutil.Process()
+  values = {
+      'memory/host_gib': process.memory_info().rss / 2**30,
+      'memory/open_files': process.num_fds(),
+  }
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   for key, name in (('bytes_in_use', 'device_gib'), ('peak_bytes_in_use', 'device_peak_gib')):
     if all(key in s for s in stats):

@@ -271,7 +271,7 @@ def train(
       speed.pause(time.perf_counter() - paused)
       if ends:
         break
-    account.begin('checkpoint')  # Closing waits until the last one is on disk.
+    account.begin('finish')
 
   account.write(step)
   summary = {

@@ -19,7 +19,7 @@ from rt2_train import run_files
 # A line of the console has room for what people watch; the files have everything.
 _NOT_ON_CONSOLE = (
     'timing/steps', 'timing/seconds', 'timing/seqs_per_second_per_core', 'timing/tokens', 'tokens/',
-    'cross_ent', 'z_loss', 'non_padding', 'loss_per_',
+    'cross_ent', 'z_loss', 'non_padding', 'loss_per_', 'memory/open_files',
 )  # pyformat: disable
 
 

@@ -42,15 +42,17 @@ def test_parts_add_up_to_the_wall_time(clock, tmp_path):
   account = attempt(clock, tmp_path, 0, 20)
   with account.spent_on('evaluation'):
     clock.passes(3)
-  account.begin('checkpoint')
-  clock.passes(1)
+  with account.spent_on('checkpoint'):
+    clock.passes(1)
+  account.begin('finish')
+  clock.passes(2)
   found = account.summary()
   assert found['seconds'] == {
       'start': 5, 'restore': 0, 'compile': 10, 'steps': 20, 'data': 5, 'evaluation': 3,
-      'checkpoint': 1, 'lost': 0, 'down': 0,
+      'checkpoint': 1, 'finish': 2, 'lost': 0, 'down': 0,
   }  # pyformat: disable
-  assert found['wall_seconds'] == sum(found['seconds'].values()) == 44
-  assert found['goodput'] == pytest.approx(20 / 44)
+  assert found['wall_seconds'] == sum(found['seconds'].values()) == 46
+  assert found['goodput'] == pytest.approx(20 / 46)
   assert found['attempts'] == 1
 
 

@@ -1,0 +1,34 @@
+"""A long run of the demo holds as much memory and as many open files at its end as at its start."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.end_to_end import commands
+
+
+@pytest.mark.parametrize('steps, warm_up, mib_per_1000_steps', [
+    (600, 300, 40.0),  # Long enough to notice a loader that keeps its batches.
+    pytest.param(10_000, 3_000, 1.0, marks=pytest.mark.slow),
+])
+def test_memory_and_open_files_stay_flat(home, steps, warm_up, mib_per_1000_steps):
+  run_dir = home / f'runs/memory_{steps}'
+  shutil.rmtree(run_dir, ignore_errors=True)
+  commands.succeed(home, *commands.main(
+      'train', '--gin_file=gin/experiments/demo_cofinetune.gin', '--gin.BATCH_SIZE=4',
+      '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.EVAL_PERIOD=0', f'--gin.TRAIN_STEPS={steps}',
+      '--gin.CHECKPOINT_PERIOD=1000', '--gin.train.log_period=50',
+      '--gin.AUGMENTATION=@images.Augmentation()', f"--gin.MODEL_DIR='{run_dir}'",
+  ))  # pyformat: disable
+  lines = [line for line in commands.lines(run_dir / 'train-metrics.jsonl')
+           if line['step'] >= warm_up]
+  steps_L = np.array([line['step'] for line in lines])
+  mib_L = 1024 * np.array([line['memory/host_gib'] for line in lines])
+  slope = 1000 * np.polyfit(steps_L, mib_L, 1)[0]
+  assert slope < mib_per_1000_steps, f'{slope:.2f} MiB per 1,000 steps: {mib_L.round(1).tolist()}'
+  # Checkpoints open files for a moment.
+  assert np.median([line['memory/open_files'] for line in lines[-5:]]) <= 2 + np.median(
+      [line['memory/open_files'] for line in lines[:5]])
+  (run_dir / 'memory.json').write_text(json.dumps({'mib_per_1000_steps': slope}))
