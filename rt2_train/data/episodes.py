@@ -78,7 +78,8 @@ class EpisodeReader:
     for step, value in enumerate(column):
       text = ''
       try:
-        text = (_from_code_points(value) if code_points else _from_utf8(record, *value)).strip()
+        text = (_from_code_points(value) if code_points else
+                faults.text(record, *value, 'the instruction'))
       except ValueError as e:
         broken[step] = faults.Fault('bad text', str(e), step)
       else:
@@ -90,7 +91,12 @@ class EpisodeReader:
   def _actions(self, columns, last_T, broken: dict) -> tuple[np.ndarray, np.ndarray]:
     """float32 [T, D] in the layout's order, and where the episode stops."""
     layout = self._layout
-    motion_TxM = np.array(layout.motion({k: columns[k] for k in layout.motion_keys}), np.float32)
+    try:
+      motion = layout.motion({key: columns[key] for key in layout.motion_keys})
+    except Exception as e:  # Anybody's function, given what features.json says.
+      shapes = ', '.join(f'{key} {list(columns[key].shape)}' for key in layout.motion_keys)
+      raise ValueError(f'layout {layout.name!r}: motion cannot take {shapes} ({e})') from e
+    motion_TxM = np.array(motion, np.float32)
     names = layout.action_space.names
     moving = names if layout.terminate == 'never' else names[1:]
     if motion_TxM.shape != (len(last_T), len(moving)):
@@ -123,7 +129,11 @@ class EpisodeReader:
       return last_T
     column = columns[layout.terminate_key]
     if layout.terminate == 'flag':
-      return (column.reshape(len(last_T), -1)[:, 0] > 0.5) | (last_T & (not layout.last_motion))
+      flag_T = column.reshape(len(last_T), -1)[:, 0]
+      for step in np.flatnonzero(~np.isfinite(flag_T)):
+        said = f'{layout.terminate_key} is {flag_T[step]}, not a finite number'
+        broken[step] = faults.Fault('bad action', said, int(step))
+      return (flag_T > 0.5) | (last_T & (not layout.last_motion))
     for step in np.flatnonzero((column != 0).sum(1) != 1):
       # argmax of all zeros is 0, which would say stop.
       said = f'{layout.terminate_key} is {column[step].tolist()}, not one-hot'
@@ -164,7 +174,8 @@ def _column(
 ) -> np.ndarray:
   """Spans [T, 2] of bytes, or numbers [T, *shape]."""
   holds_bytes = spec.kind in ('image', 'text') or spec.dtype == 'string'
-  if len(feature) and holds_bytes != (feature.kind == 'bytes'):
+  kind = 'bytes' if holds_bytes else 'float' if 'float' in spec.dtype else 'int64'
+  if len(feature) and feature.kind != kind:
     said = spec.dtype or spec.kind
     raise faults.Fault('missing feature', f'{key} holds {feature.kind}, features.json says {said}')
   if holds_bytes:
@@ -190,17 +201,12 @@ def _is_last(columns: Mapping[str, np.ndarray], num_steps: int) -> np.ndarray:
   return position_T == num_steps - 1
 
 
-def _from_utf8(record: bytes, start: int, stop: int) -> str:
-  try:
-    return record[start:stop].decode()
-  except UnicodeDecodeError as e:
-    raise ValueError(f'the instruction is not UTF-8 ({e})') from e
-
-
 def _from_code_points(points: np.ndarray) -> str:
   """Text from zero-padded Unicode code points."""
   ends = np.flatnonzero(points == 0)
   try:
-    return ''.join(map(chr, points[:ends[0] if len(ends) else None].tolist()))
+    text = ''.join(map(chr, points[:ends[0] if len(ends) else None].tolist())).strip()
+    text.encode()  # Half of a surrogate pair is a code point, and no text.
+    return text
   except (ValueError, OverflowError) as e:
     raise ValueError('the instruction is not Unicode code points') from e

@@ -17,6 +17,8 @@ REASONS = (
 )
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HEAD, _TAIL = 1 << 16, 64  # Bytes of a file's two ends.
+# A header of a few bytes may promise more than memory holds, and a text may be a file by mistake.
+_MOST_PIXELS, _LONGEST_TEXT = 1 << 26, 1 << 16
 _REMEDY = "write the data again, or leave what is broken out with on_bad='skip'"
 # Some datasets hold many of these by nature, more than any cap on broken data should allow.
 _EMPTY = ('empty instruction', 'empty text')
@@ -96,14 +98,35 @@ def note(header: Mapping) -> str:
   return '; '.join(parts)
 
 
+def text(data: bytes, start: int, stop: int, what: str) -> str:
+  """The text that lies in `data[start:stop]`, stripped.
+
+  Raises:
+    Fault: it is not UTF-8, or far longer than any text about an image; says so of `what`.
+  """
+  if stop - start > _LONGEST_TEXT:
+    raise Fault('bad text', f'{what} has {stop - start} bytes, the limit is {_LONGEST_TEXT}')
+  try:
+    return data[start:stop].decode().strip()
+  except UnicodeDecodeError as e:
+    raise Fault('bad text', f'{what} is not UTF-8 ({e})') from e
+
+
 def image_size(data: bytes, start: int, stop: int) -> tuple[int, int]:
   """Height and width of the encoded image that lies in `data[start:stop]`.
 
   Looks at both ends of a JPEG or PNG without decoding it; decodes the rarer formats.
 
   Raises:
-    Fault: the bytes are no image, or an image that was cut short.
+    Fault: the bytes are no image, an image that was cut short, or one too large for memory.
   """
+  height, width = _image_size(data, start, stop)
+  if height * width > _MOST_PIXELS:
+    raise Fault('image size', f'image is {height}x{width}, the limit is {_MOST_PIXELS} pixels')
+  return height, width
+
+
+def _image_size(data: bytes, start: int, stop: int) -> tuple[int, int]:
   if start >= stop:
     raise Fault('not an image', 'image is empty (0 bytes)')
   if data.startswith(b'\xff\xd8', start):
@@ -140,6 +163,8 @@ def check_file(path: str) -> int | Fault:
       return size
   except FileNotFoundError:
     return Fault('missing image', f'{path} is missing')
+  except OSError as e:
+    return Fault('missing image', f'{path} cannot be read ({e.strerror})')
   except Fault as fault:
     return Fault(fault.reason, f'{path}: {fault}')
 

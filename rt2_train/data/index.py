@@ -25,7 +25,7 @@ import tqdm
 from rt2_train.data import faults
 from rt2_train.data import tfrecord
 
-VERSION = 2
+VERSION = 3
 _MAX_MESSAGES = 20
 _ROW_OF = {'episode': 'step', 'record': 'text'}  # What a row is called within its record.
 
@@ -195,8 +195,12 @@ def _identity(name: str, shard: Shard) -> list:
 
 def _why_stale(path: str, source: Mapping) -> str:
   try:
-    old = _read_header(path)['source']
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    with zipfile.ZipFile(path) as archive:
+      # A flipped bit here would give one record's image to another.
+      if damaged := archive.testzip():
+        return f'unreadable: {damaged} fails its CRC'
+      old = json.loads(archive.read('header.json'))['source']
+  except Exception as e:  # Whatever zipfile makes of damaged headers.
     return f'unreadable: {e}'
   if old['version'] != source['version'] or old['spec'] != source['spec']:
     return 'written by another layout or version'
@@ -237,17 +241,21 @@ def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple
   total = sum(os.path.getsize(shard.path) for shard in shards)
   with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=f'index {name}') as progress:
     for file, shard in enumerate(shards):
-      count, end = 0, None
+      count, end, promised = 0, None, shard.records
       try:
         for count, record in enumerate(tfrecord.records(shard.path), 1):
           progress.update(len(record.payload) + 16)
           digest.update(record.crc.to_bytes(4, 'little'))
+          if promised is not None and count > promised:
+            continue  # The numbers of all later records go by the promise.
           try:
             got = _rows(read, record)
           except faults.Fault as fault:
             lost_records += 1
             note(fault, file, count - 1)
             continue
+          except ValueError as e:
+            raise ValueError(f'{place(name, unit, file, count - 1, None)}: {e}') from e
           steps += got.seen
           lost_steps += len({fault.step for fault in got.broken})
           left_out.update(got.left_out)
@@ -256,16 +264,21 @@ def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple
           _append(rows, ids, got, file, count - 1, record.offset)
       except tfrecord.CorruptFileError as e:
         end = ('truncated shard', str(e))
-      promised = shard.records
+      except OSError as e:
+        raise type(e)(
+            f'{place(name, unit, file, None, None)}: {shard.path} cannot be read ({e.strerror})'
+        ) from e
       if not os.path.getsize(shard.path):
         end = ('empty shard', f'is empty (0 bytes, {promised or "some"} {unit}s expected)')
       elif end is None and promised not in (None, count):
         end = ('record count', f'holds {count} {unit}s, dataset_info.json promises {promised}')
-      lost = max(0, (promised or 0) - count)
+      # Without a promise at least the record is lost in which reading ended.
+      lost = int(end is not None) if promised is None else abs(promised - count)
       if end is not None:
-        note(faults.Fault(end[0], end[1] + (f'; {unit}s lost: {lost}' if lost else '')), file, None)
-      lost_records += max(lost, int(end is not None))
-      records += max(count, promised or 0) or 1
+        known = f'; {unit}s lost: {lost}' if promised is not None and lost else ''
+        note(faults.Fault(end[0], end[1] + known), file, None)
+      lost_records += lost
+      records += count + lost if promised is None else max(count, promised)
 
   arrays = {key: np.concatenate(parts) for key, parts in rows.items()}
   for key, table in ids.items():
@@ -309,15 +322,11 @@ def _append(rows, ids, got: Rows, file: int, record: int, offset: int):
 
 def _write(path: str, header: Mapping, arrays: Mapping[str, np.ndarray]):
   with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
-    archive.writestr('header.json', json.dumps(header, indent=1))
     for key, array in arrays.items():
       with archive.open(f'{key}.npy', 'w', force_zip64=True) as member:
         np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-
-
-def _read_header(path: str) -> dict:
-  with zipfile.ZipFile(path) as archive:
-    return json.loads(archive.read('header.json'))
+    # Last, so that a directory that lists it lists all the others.
+    archive.writestr('header.json', json.dumps(header, indent=1))
 
 
 def _read(path: str) -> tuple[dict, dict[str, np.ndarray]]:

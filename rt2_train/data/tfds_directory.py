@@ -6,8 +6,13 @@ This is all that is needed to read any RLDS dataset in place, without its builde
 import dataclasses
 import json
 import os
+import re
+import reprlib
 
 _DEFAULT_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+# Names become parts of paths and of messages.
+_NAME, _TEMPLATE = r'[\w.+-]{0,100}', r'[\w.+{}-]{1,200}'
+_COUNT, _DIMENSION = r'[0-9]{1,9}', r'-?[0-9]{1,9}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,34 +83,56 @@ def open_directory(path: str) -> Directory:
   features = _read_json(path, 'features.json')
   info = _read_json(path, 'dataset_info.json')
   if info.get('fileFormat', 'tfrecord') != 'tfrecord':
-    raise ValueError(f'{path}/dataset_info.json: files are {info["fileFormat"]!r}; this reader '
-                     "takes 'tfrecord', convert them with tfds.convert_format")
-  splits = {}
-  for split in info.get('splits', ()):
+    raise ValueError(f'{path}/dataset_info.json: files are '
+                     f"{reprlib.repr(info['fileFormat'])}; this reader takes 'tfrecord', convert "
+                     'them with tfds.convert_format')
+  where, splits = f'{path}/dataset_info.json', {}
+  name = _text(info.get('name'), _NAME, f'{where}: name')
+  version = _text(info.get('version') or '', _NAME, f'{where}: version')
+  for split in _of(list, info.get('splits') or [], f'{where}: splits'):
+    split_name = _text(_of(dict, split, f'{where}: a split').get('name'), _NAME,
+                       f'{where}: name of a split')
     if 'shardLengths' not in split:
-      raise ValueError(f'{path}/dataset_info.json: split {split["name"]!r} has no shardLengths; '
+      raise ValueError(f'{where}: split {split_name!r} has no shardLengths; '
                        'write it again with a current tensorflow-datasets')
-    template = split.get('filepathTemplate') or _DEFAULT_TEMPLATE
-    lengths = [int(n) for n in split['shardLengths']]
-    splits[split['name']] = tuple(
-        (os.path.join(path, _shard_name(template, info['name'], split['name'], i, len(lengths))), n)
+    lengths_of = f'{where}: shardLengths of split {split_name!r}'
+    lengths = [int(_text(str(n), _COUNT, lengths_of))
+               for n in _of(list, split['shardLengths'], lengths_of)]
+    template = _text(split.get('filepathTemplate') or _DEFAULT_TEMPLATE, _TEMPLATE,
+                     f'{where}: filepathTemplate of split {split_name!r}')
+    splits[split_name] = tuple(
+        (os.path.join(path, _shard_name(template, name, split_name, i, len(lengths))), n)
         for i, n in enumerate(lengths))
-  return Directory(path, info['name'], info.get('version', ''), dict(_leaves(features, '')), splits)
+  leaves = dict(_leaves(features, '', f'{path}/features.json'))
+  return Directory(path, name, version, leaves, splits)
+
+
+def _of(kind: type, value, what: str):
+  if not isinstance(value, kind):
+    raise ValueError(f'{what} is {reprlib.repr(value)}, not a {kind.__name__}; copy the file again')
+  return value
+
+
+def _text(value, pattern: str, what: str) -> str:
+  if not isinstance(value, str) or not re.fullmatch(pattern, value):
+    raise ValueError(f'{what} is {reprlib.repr(value)}, not like {pattern}; copy the file again')
+  return value
 
 
 def _read_json(directory: str, name: str) -> dict:
   path = os.path.join(directory, name)
   try:
     with open(path, encoding='utf-8') as file:
-      return json.load(file)
+      whole = json.load(file)
   except FileNotFoundError:
     below = sorted(d for d in (os.listdir(directory) if os.path.isdir(directory) else ())
                    if os.path.exists(os.path.join(directory, d, name)))
     remedy = (f'did you mean {os.path.join(directory, below[-1])}?' if below else
               'a TFDS directory holds features.json, dataset_info.json and its shards')
     raise FileNotFoundError(f'{path} is missing; {remedy}') from None
-  except json.JSONDecodeError as e:
+  except (RecursionError, ValueError) as e:
     raise ValueError(f'{path} is not JSON ({e}); copy it again') from e
+  return _of(dict, whole, path)
 
 
 def _shard_name(template: str, dataset: str, split: str, shard: int, shards: int) -> str:
@@ -119,16 +146,20 @@ def _shard_name(template: str, dataset: str, split: str, shard: int, shards: int
   return template
 
 
-def _leaves(node: dict, prefix: str):
+def _leaves(node: dict, prefix: str, where: str):
   """(path, FeatureSpec) of each leaf; a sequence (such as `steps`) adds nothing to the path."""
-  if 'featuresDict' in node:
-    for key, child in node['featuresDict'].get('features', {}).items():
-      yield from _leaves(child, f'{prefix}/{key}' if prefix else key)
+  what = f'{where}: {prefix or "what it holds"}'
+  if 'featuresDict' in _of(dict, node, what):
+    children = _of(dict, node['featuresDict'], what).get('features', {})
+    for key, child in _of(dict, children, what).items():
+      yield from _leaves(child, f'{prefix}/{key}' if prefix else key, where)
   elif 'sequence' in node:
-    yield from _leaves(node['sequence']['feature'], prefix)
+    yield from _leaves(_of(dict, node['sequence'], what).get('feature'), prefix, where)
   else:
     kind = next((k for k in node if k not in ('pythonClassName', 'description')), '')
-    leaf = node.get(kind) or {}
-    dimensions = (leaf.get('shape') or {}).get('dimensions', ())
-    shape = tuple(None if int(d) < 0 else int(d) for d in dimensions)
-    yield prefix, FeatureSpec(kind, shape, leaf.get('dtype', ''))
+    leaf = _of(dict, node.get(kind) or {}, what)
+    shape = _of(dict, leaf.get('shape') or {}, f'{what}: shape')
+    sizes = [int(_text(str(d), _DIMENSION, f'{what}: a dimension'))
+             for d in _of(list, shape.get('dimensions', []), f'{what}: dimensions')]
+    dtype = _text(leaf.get('dtype', ''), _NAME, f'{what}: dtype')
+    yield prefix, FeatureSpec(kind, tuple(None if d < 0 else d for d in sizes), dtype)

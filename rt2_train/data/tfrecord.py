@@ -12,7 +12,13 @@ import struct
 import google_crc32c
 import numpy as np
 
-_LENGTH, _BYTES, _FLOAT, _INT64 = 2, 1, 2, 3  # Wire type; fields of tf.train.Feature.
+# Tags, field << 3 | wire type. What has another tag is skipped as unknown, as protobuf does.
+_FIRST, _SECOND = 0x0A, 0x12  # Of a message, as bytes: messages, strings, packed numbers.
+_BYTES, _FLOAT, _INT64 = 0x0A, 0x12, 0x1A  # Of tf.train.Feature.
+_FLOATS, _INT64S = (_FIRST, 0x0D), (_FIRST, 0x08)  # Packed, or one by one.
+_LENGTH = 2  # Wire type.
+_LONGEST_RECORD = 1 << 31  # Protobuf's own limit.
+_LONGEST_VARINT = 10  # Bytes that 64 bits take, seven in each.
 
 
 class CorruptFileError(ValueError):
@@ -82,6 +88,8 @@ def records(path: str) -> Iterator[Record]:
       if masked_crc32c(head[:8]) != length_crc:
         raise CorruptFileError(f'the record length at byte {start} fails its CRC')
       stop = start + 12 + length + 4
+      if stop <= size and length >= _LONGEST_RECORD:
+        raise CorruptFileError(f'the record at byte {start} has {length} bytes, more than 2 GiB')
       if stop > size:
         raise CorruptFileError(f'ends inside the record at byte {start} ({size} of {stop} bytes)')
       payload = file.read(length)
@@ -98,16 +106,18 @@ def example(record: bytes, keys: Collection[str]) -> dict[str, Feature]:
   """
   found = {}
   try:
-    for field, start, stop in _fields(record, 0, len(record)):
-      if field != 1:
+    for tag, start, stop in _fields(record, 0, len(record)):
+      if tag != _FIRST:
         continue
-      for _, entry, entry_stop in _fields(record, start, stop):
-        parts = {f: (a, z) for f, a, z in _fields(record, entry, entry_stop)}
-        if 1 not in parts:
+      for tag, entry, entry_stop in _fields(record, start, stop):
+        if tag != _FIRST:
+          continue
+        parts = {tag: (a, z) for tag, a, z in _fields(record, entry, entry_stop)}
+        if _FIRST not in parts:
           raise ValueError('an entry of its map has no key')
-        key = record[slice(*parts[1])].decode()
+        key = record[slice(*parts[_FIRST])].decode()
         if key in keys:
-          found[key] = _feature(record, *parts.get(2, (0, 0)))
+          found[key] = _feature(record, *parts.get(_SECOND, (0, 0)))
   except (IndexError, ValueError) as e:
     raise ValueError(f'the record is no tf.train.Example ({e})') from e
   return found
@@ -115,14 +125,16 @@ def example(record: bytes, keys: Collection[str]) -> dict[str, Feature]:
 
 def _feature(record: bytes, start: int, stop: int) -> Feature:
   feature = Feature('empty', [], np.zeros(0, np.float32))
-  for field, a, z in _fields(record, start, stop):
-    if field == _BYTES:
-      feature = Feature('bytes', [(s, e) for _, s, e in _fields(record, a, z)], feature.values)
-    elif field == _FLOAT:
-      parts = [np.frombuffer(record[s:e], '<f4') for _, s, e in _fields(record, a, z)]
+  for kind, a, z in _fields(record, start, stop):
+    values = _fields(record, a, z)  # Not looked at before it is known what they are.
+    if kind == _BYTES:
+      spans = [(s, e) for tag, s, e in values if tag == _FIRST]
+      feature = Feature('bytes', spans, feature.values)
+    elif kind == _FLOAT:
+      parts = [np.frombuffer(record[s:e], '<f4') for tag, s, e in values if tag in _FLOATS]
       feature = Feature('float', [], _concatenate(parts, np.float32))
-    elif field == _INT64:
-      parts = [_varints(record[s:e]) for _, s, e in _fields(record, a, z)]
+    elif kind == _INT64:
+      parts = [_varints(record[s:e]) for tag, s, e in values if tag in _INT64S]
       feature = Feature('int64', [], _concatenate(parts, np.int64))
   return feature
 
@@ -140,13 +152,16 @@ def _varints(data: bytes) -> np.ndarray:
   if not ends[-1]:
     raise ValueError('an integer is cut off')
   starts = np.flatnonzero(np.concatenate([[True], ends[:-1]]))
-  place = np.arange(len(byte)) - np.repeat(starts, np.diff(np.append(starts, len(byte))))
+  lengths = np.diff(np.append(starts, len(byte)))
+  if lengths.max() > _LONGEST_VARINT:
+    raise ValueError(f'an integer of {lengths.max()} bytes')
+  place = np.arange(len(byte)) - np.repeat(starts, lengths)
   groups = (byte & 127).astype(np.uint64) << (7 * place).astype(np.uint64)
   return np.add.reduceat(groups, starts).view(np.int64)
 
 
 def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-  """(field number, start, stop) of each protobuf field between two bytes."""
+  """(tag, start, stop) of each protobuf field between two bytes."""
   while start < stop:
     tag, start = _varint(data, start)
     wire = tag & 7
@@ -161,17 +176,16 @@ def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]
       raise ValueError(f'wire type {wire} at byte {start}')
     if end > stop:
       raise ValueError(f'a field ends at byte {end}, its message at {stop}')
-    yield tag >> 3, start, end
+    yield tag, start, end
     start = end
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
   """The base-128 integer at `position`, and the position after it."""
-  value = shift = 0
-  while True:
-    byte = data[position]
-    position += 1
-    value |= (byte & 127) << shift
+  value = 0
+  for place in range(_LONGEST_VARINT):
+    byte = data[position + place]
+    value |= (byte & 127) << (7 * place)
     if byte < 128:
-      return value, position
-    shift += 7
+      return value, position + place + 1
+  raise ValueError(f'the integer at byte {position} does not end')

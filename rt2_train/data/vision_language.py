@@ -19,6 +19,7 @@ import numpy as np
 import tqdm
 
 from rt2_train import prompts
+from rt2_train.data import coco_json
 from rt2_train.data import faults
 from rt2_train.data import index
 from rt2_train.data import tfrecord
@@ -78,9 +79,13 @@ class _FileExamples(_TextExamples):
     checked = functools.lru_cache(maxsize=None)(faults.check_file)
     for example_id, path, prompt, answer in tqdm.tqdm(rows, unit='ex', desc=f'open {name}'):
       found = checked(path)
-      if not prompt or not answer:
-        what = 'text to learn' if prompt else 'question'
-        found = faults.Fault('empty text', f'the {what} is empty')
+      try:
+        for what, text in (('question', prompt), ('text to learn', answer)):
+          encoded = text.encode(errors='surrogatepass')
+          if not faults.text(encoded, 0, len(encoded), f'the {what}'):
+            raise faults.Fault('empty text', f'the {what} is empty')
+      except faults.Fault as fault:
+        found = fault
       if isinstance(found, faults.Fault):
         messages[found.reason].append(f'{name} {example_id}: {found}')
         continue
@@ -144,12 +149,17 @@ class VqaExamples(_FileExamples):
       FileNotFoundError: a JSON file is missing.
       ValueError: one has another schema; images or texts are broken beyond the policy.
     """
-    asked = _entries(questions, 'questions', ('question_id', 'image_id', 'question'))
-    answered = _entries(annotations, 'annotations', ('question_id', 'multiple_choice_answer'))
+    identity, text = coco_json.identity, coco_json.text
+    asked = coco_json.entries(
+        questions, 'questions', question_id=identity, image_id=identity, question=text)
+    answered = coco_json.entries(
+        annotations, 'annotations', question_id=identity, multiple_choice_answer=text)
     answers = {entry['question_id']: entry['multiple_choice_answer'] for entry in answered}
     self._answers = {}
     for entry in answered:
-      everyone = tuple(each['answer'] for each in entry.get('answers', ()))
+      where = f'{annotations}: answers of question {entry["question_id"]}'
+      listed = coco_json.checked(where, entry.get('answers', []), answer=text)
+      everyone = tuple(each['answer'] for each in listed)
       self._answers[f'{name} question {entry["question_id"]}'] = (
           everyone or (entry['multiple_choice_answer'],))
     rows = []
@@ -198,10 +208,13 @@ class CocoCaptionExamples(_FileExamples):
       FileNotFoundError: the JSON file is missing.
       ValueError: it has another schema; images or texts are broken beyond the policy.
     """
-    files = {entry['id']: entry['file_name']
-             for entry in _entries(captions, 'images', ('id', 'file_name'))}
+    identity = coco_json.identity
+    listed = coco_json.entries(captions, 'images', id=identity, file_name=coco_json.file_name)
+    files = {entry['id']: entry['file_name'] for entry in listed}
+    annotations = coco_json.entries(
+        captions, 'annotations', id=identity, image_id=identity, caption=coco_json.text)
     rows = []
-    for entry in _entries(captions, 'annotations', ('id', 'image_id', 'caption')):
+    for entry in annotations:
       if entry['image_id'] not in files:
         raise ValueError(f'{captions}: annotation {entry["id"]} is about image '
                          f'{entry["image_id"]}, which its images do not list; copy it again')
@@ -321,24 +334,6 @@ class VqaRecords(_RecordExamples):
     return self._index.image(i), self._prompt(question, lang), answer
 
 
-def _entries(path: str, key: str, fields: Sequence[str]) -> list[dict]:
-  """The list under `key` of a JSON file, each of whose entries has `fields`."""
-  try:
-    with open(path, encoding='utf-8') as file:
-      whole = json.load(file)
-  except FileNotFoundError:
-    raise FileNotFoundError(f'{path} is missing; it should hold {key}') from None
-  except json.JSONDecodeError as e:
-    raise ValueError(f'{path} is not JSON ({e}); copy it again') from e
-  if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
-    raise ValueError(f'{path} has no list {key!r}; this reader takes the VQAv2 and COCO schemas')
-  for number, entry in enumerate(whole[key]):
-    if missing := [field for field in fields if field not in entry]:
-      raise ValueError(f'{path}: {key}[{number}] has no {", ".join(missing)}; this reader takes '
-                       'the VQAv2 and COCO schemas')
-  return whole[key]
-
-
 def _paths(pattern: str) -> list[str]:
   paths = sorted(glob.glob(pattern))
   if not paths:
@@ -368,6 +363,8 @@ def _read_record(
   ((start, stop),) = found[image_key].spans
   faults.image_size(record, start, stop)
   size = len(found[text_keys[0]])
+  if not size:
+    raise faults.Fault('unequal lengths', f'{text_keys[0]} has 0 values')
   texts = {f'text{n}': _decoded(record, found, key) for n, key in enumerate(text_keys)}
   langs = _decoded(record, found, lang_key) if lang_key in found else ['']
   texts['lang'] = langs * size if len(langs) == 1 else langs
@@ -389,7 +386,4 @@ def _read_record(
 
 
 def _decoded(record: bytes, found: Mapping[str, tfrecord.Feature], key: str) -> list[str]:
-  try:
-    return [record[start:stop].decode().strip() for start, stop in found[key].spans]
-  except UnicodeDecodeError as e:
-    raise faults.Fault('bad text', f'{key} is not UTF-8 ({e})') from e
+  return [faults.text(record, start, stop, key) for start, stop in found[key].spans]

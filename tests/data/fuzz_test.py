@@ -1,7 +1,7 @@
 """Whatever is done to a dataset, it is read correctly, refused by name, or skipped and counted.
 
-Each case runs under a limit of time and of memory, many in a process of their own, so that a hang or
-a crash of it is a failure with a number. To see one again, with its traceback:
+Each case runs under a limit of time and of memory, many in a process of their own, so that a hang
+or a crash is a failure with a number. To see one again, with its traceback:
 
   python -m tests.data.fuzz_test 1234
 """
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import traceback
 
+from google.protobuf import message as protobuf
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,6 +27,7 @@ from rt2_train import actions
 from rt2_train.data import rlds
 from rt2_train.data import tfrecord
 from rt2_train.data import vision_language
+from tests.data import fuzz_datasets
 from tests.data import fuzzing
 from tests.data import rlds_fixture
 
@@ -38,9 +40,9 @@ _PLACE = re.compile(r'(?:.* shard (\d+) (?:episode|record) (\d+) |.* (?=question
 def open_dataset(layout: str, directory: pathlib.Path, **policy):
   space = actions.LANGUAGE_TABLE if layout == 'language_table' else actions.RT2
   processor = rlds_fixture.a_processor(space)
-  if layout in fuzzing.ROBOT:
+  if layout in fuzz_datasets.ROBOT:
     return rlds.RobotExamples(str(directory), 'train', processor, layout, **policy)
-  if layout in fuzzing.RECORDS:
+  if layout in fuzz_datasets.RECORDS:
     reader = {'caption_records': vision_language.CaptionRecords,
               'vqa_records': vision_language.VqaRecords}[layout]
     return reader(str(directory / 'web.tfrecord-*'), processor, **policy)
@@ -63,8 +65,10 @@ def content(dataset, layout: str, i: int) -> tuple:
   example = dataset[i]
   arrays = tuple((key, value.dtype.str, value.shape, value.tobytes())
                  for key, value in sorted(example.items()))
-  if layout not in fuzzing.ROBOT:
-    return arrays
+  if layout == 'vqa_json':
+    return arrays, dataset.answers(i)
+  if layout not in fuzz_datasets.ROBOT:
+    return (arrays,)
   step = dataset.step(i)
   return arrays, step.images, step.instruction, step.action.tobytes(), step.step, step.is_last
 
@@ -94,7 +98,7 @@ def check(number: int, directory: pathlib.Path) -> str:
     assert bool(strict) == (not faults), f'read without a fault: {bool(strict)}, counted: {faults}'
     check_contents(case, lenient)
     check_counts(case, lenient)
-    check_examples_are_what_protobuf_reads(case, directory)
+  check_values_are_those_of_protobuf(case, directory)
   return 'read' if strict else 'skipped'
 
 
@@ -156,7 +160,7 @@ def check_counts(case: fuzzing.Case, dataset):
   left_out = sum(report['left_out'].values())
   assert len(dataset) == report['examples']
   assert len(dataset) + left_out + report['lost_steps'] == report['steps'], report
-  robot = case.layout in fuzzing.ROBOT
+  robot = case.layout in fuzz_datasets.ROBOT
   records = report['episodes' if robot else 'records']
   lost = report['lost_episodes' if robot else 'lost_records']
   assert sum(report['faults'].values()) >= (report['lost_steps'] > 0) + (lost > 0), report
@@ -169,27 +173,30 @@ def check_counts(case: fuzzing.Case, dataset):
       assert '\n' not in message and len(message) <= LONGEST_MESSAGE, (reason, message[:3000])
 
 
-def check_examples_are_what_protobuf_reads(case: fuzzing.Case, directory: pathlib.Path):
-  """Where a record is read at all, its values are those that protobuf finds in it."""
-  keys = set(fuzzing.read_keys(case.layout)) if case.origins else ()
-  for name in case.origins:
+def check_values_are_those_of_protobuf(case: fuzzing.Case, directory: pathlib.Path):
+  """Where a changed record is read at all, its values are those that protobuf finds in it."""
+  keys = set(fuzz_datasets.read_keys(case.layout)) if case.origins else ()
+  for name, origins in case.origins.items():
     with contextlib.suppress(tfrecord.CorruptFileError):
-      for record in tfrecord.records(str(directory / name)):
+      for origin, record in zip(origins, tfrecord.records(str(directory / name))):
+        if origin is not None or not record.intact:
+          continue
         try:
-          theirs = tf.train.Example.FromString(record.payload).features.feature
           ours = tfrecord.example(record.payload, keys)
-        except ValueError:
+          theirs = tf.train.Example.FromString(record.payload).features.feature
+        except (ValueError, protobuf.DecodeError):
           continue
-        except Exception as error:
-          assert type(error).__name__ == 'DecodeError', repr(error)
-          continue
-        assert set(ours) == keys & set(theirs)
+        # An entry that holds more than key and value is unknown to protobuf, and empty to us.
+        ours = {key: feature for key, feature in ours.items() if feature.kind != 'empty'}
+        kinds = {key: theirs[key].WhichOneof('kind') for key in keys & set(theirs)}
+        assert set(ours) == {key for key, kind in kinds.items() if kind}, f'{set(ours)} of {name}'
         for key, feature in ours.items():
-          kind = theirs[key].WhichOneof('kind')
-          values = list(getattr(theirs[key], kind).value) if kind else []
-          read = ([record.payload[a:z] for a, z in feature.spans] if feature.kind == 'bytes'
-                  else feature.values.tolist())
-          np.testing.assert_equal(read, values, f'{key} of {name}')
+          values = getattr(theirs[key], kinds[key]).value
+          if feature.kind == 'bytes':
+            assert [record.payload[a:z] for a, z in feature.spans] == [*values], f'{key} of {name}'
+          else:
+            theirs_N = np.array(values, feature.values.dtype)
+            assert feature.values.tobytes() == theirs_N.tobytes(), f'{key} of {name}'
 
 
 @contextlib.contextmanager
@@ -247,9 +254,10 @@ def run(numbers, directory: pathlib.Path) -> tuple[collections.Counter, list[str
   return outcomes, failures
 
 
+@pytest.mark.filterwarnings('ignore:os.fork')  # JAX may be loaded; what is forked does not use it.
 @pytest.mark.parametrize('num_cases', [
     NUM_CASES, pytest.param(NUM_SLOW_CASES, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('layout', fuzzing.LAYOUTS)
+@pytest.mark.parametrize('layout', fuzz_datasets.LAYOUTS)
 def test_a_broken_dataset_is_read_refused_by_name_or_skipped_and_counted(
     layout, num_cases, tmp_path):
   sound_contents(layout)  # Before the processes fork, so that they need not make it again.
@@ -257,11 +265,11 @@ def test_a_broken_dataset_is_read_refused_by_name_or_skipped_and_counted(
   outcomes, failures = run(numbers, tmp_path)
   print(f'{layout}: {dict(outcomes)}')
   assert not failures, f'{len(failures)} of {len(numbers)} cases\n' + '\n'.join(failures[:5])
-  assert min(outcomes[each] for each in ('read', 'refused', 'skipped')) > 0, outcomes
+  assert outcomes['read'] and outcomes['skipped'], outcomes
 
 
 def test_a_case_is_the_same_every_time_it_is_made():
-  for number in range(40):
+  for number in range(5, 45):
     first, second = fuzzing.case(number), fuzzing.case(number)
     assert (first.said, first.files, first.origins) == (second.said, second.files, second.origins)
     assert first.said
