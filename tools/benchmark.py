@@ -64,8 +64,7 @@ _SAVES = 3
 _DECODE_BATCH = 32
 # Tokens of a prompt, and of an action with its EOS.
 _INPUTS, _ACTION = 16, 9
-_IMAGE_SIZE = 24  # of the demo
-_VOCAB_SIZES = {'the tiny model': None, "the tiny model with PaLI-X's vocabulary": 250_112}
+_VOCAB_SIZES = {"the demo's model": 1408, "the demo's model with PaLI-X's vocabulary": 250_112}
 
 
 def loader() -> None:
@@ -141,20 +140,16 @@ class _TimedLoader:
 
 def decode() -> None:
   """Prints the time to decode actions with and without the grammar, at two vocabulary sizes."""
-  import gin
   import jax
-  from rt2_train.models import pali_x
+  from tools import benchmark_models
 
-  gin.parse_config_files_and_bindings(
-      [str(_ROOT / 'gin/models/tiny.gin')], [f'IMAGE_SIZE = {_IMAGE_SIZE}', 'VOCAB_SIZE = 1408'],
-      # The network alone needs neither data nor optimizer, whose macros stay open.
-      finalize_config=False)
-  tiny = gin.get_configurable(pali_x.Network)()
   print(f'decode: {_DECODE_BATCH} actions of {_ACTION} tokens on {jax.devices()[0].device_kind}; '
         f'median (range) of {_ROUNDS.value} rounds')
   for name, vocab_size in _VOCAB_SIZES.items():
-    config = dataclasses.replace(tiny.config, vocab_size=vocab_size or tiny.config.vocab_size)
-    programs = _decode_programs(tiny.clone(config=config))
+    model = benchmark_models.build('tiny')
+    config = dataclasses.replace(model.module.config, vocab_size=vocab_size)
+    model.module = model.module.clone(config=config)
+    programs = _decode_programs(model)
     calls = _calls(programs['free'])
     times = {kind: [] for kind in programs}
     for number in range(_ROUNDS.value):
@@ -164,7 +159,7 @@ def decode() -> None:
         for _ in range(calls):
           programs[kind]()
         times[kind].append(1000 * (time.perf_counter() - begin) / calls)
-    print(f'  {name}, {config.vocab_size:,} ids')
+    print(f'  {name}, {vocab_size:,} ids')
     for kind, values in times.items():
       print(f'    {kind:18} {_spread(values)} ms')
     print(f'    constrained / free {_ratio(times["constrained"], times["free"])}')
@@ -211,46 +206,37 @@ def _take_the_whole_card() -> None:
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
 
 
-def _decode_programs(module) -> dict[str, Callable[[], None]]:
+def _decode_programs(model) -> dict[str, Callable[[], None]]:
   """The compiled decode loop without and with a grammar; both write as many tokens."""
   import jax
   from rt2_train import grammar as grammar_lib
   from rt2_train.models import decoding
+  from tools import benchmark_models
 
-  rng = np.random.default_rng(0)
-  config, vit = module.config, module.vit_config
-  shape = (_DECODE_BATCH, 1, vit.image_height, vit.image_width, 3)
-  inputs = (
-      rng.integers(3, config.vocab_size, (_DECODE_BATCH, _INPUTS), np.int32),
-      rng.integers(0, 256, shape, np.uint8),
-      np.ones((_DECODE_BATCH, 1), np.int32),
-  )
+  vocab_size = model.module.config.vocab_size
+  batch = benchmark_models.random_batch(model, _DECODE_BATCH, _INPUTS, 1)
   # Two tokens say terminate and 256 each of the seven others, beside questions, as in training.
   limits = {'eos': 1, 'pad': 0}
-  action = grammar_lib.slots([(3, 4), *[range(3, 259)] * 7], config.vocab_size, **limits)
-  question = grammar_lib.anything(config.vocab_size, **limits)
+  action = grammar_lib.slots([(3, 4), *[range(3, 259)] * 7], vocab_size, **limits)
+  question = grammar_lib.anything(vocab_size, **limits)
   grammar, starts = grammar_lib.union({'question': question, 'action': action})
-  mask = decoding.GrammarMask(grammar.token_class_V, grammar.next_SxC, config.vocab_size)
+  mask = decoding.GrammarMask(grammar.token_class_V, grammar.next_SxC, vocab_size)
   start_B = np.full(_DECODE_BATCH, starts['action'], np.int32)
   # No id is -1: without a grammar an answer would end at a token of its own choice.
   settings = {
       'free': {'eos_id': -1},
       'constrained': {'eos_id': 1, 'mask': mask, 'start_B': start_B},
   }
-  tokens, *frames = inputs
-  target = np.zeros((_DECODE_BATCH, _ACTION), np.int32)
-  params = jax.jit(lambda key: module.init(key, tokens, target, *frames)['params'])(
-      jax.random.key(0))
+  init = lambda key: model.module.init(key, *model.network_inputs(batch))['params']
+  params = jax.jit(init)(jax.random.key(0))
 
   def program(options) -> Callable[[], None]:
     @jax.jit
-    def answer(params, *inputs):
-      next_logits, cache = decoding.network(module, params, *inputs, _ACTION)
-      return decoding.decode(
-          next_logits, cache, batch_size=_DECODE_BATCH, length=_ACTION, **options)
+    def answer(params, batch):
+      return decoding.decode(model.start_decoding(params, batch, _ACTION), **options)
 
-    compiled = answer.lower(params, *inputs).compile()
-    return lambda: jax.block_until_ready(compiled(params, *inputs))
+    compiled = answer.lower(params, batch).compile()
+    return lambda: jax.block_until_ready(compiled(params, batch))
 
   programs = {kind: program(options) for kind, options in settings.items()}
   for run in programs.values():

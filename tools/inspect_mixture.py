@@ -15,7 +15,7 @@ from rt2_train import gin_files
 from rt2_train import main as main_lib
 from rt2_train.data import loader as loader_lib
 from rt2_train.evaluation import pictures
-from rt2_train.training import train as train_lib
+from rt2_train.training import records
 
 _OUTPUT = flags.DEFINE_string('output', 'mixture.png', 'PNG to write.')
 _BATCHES = flags.DEFINE_integer('batches', 40, 'Batches to look at.', lower_bound=1)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
   except (ValueError, OSError) as error:
     sys.exit(f'inspect_mixture: {gin_files.message(error)}')
   rows = loader.table()
-  print(train_lib.mixture_table(rows), end='')
+  print(records.mixture_table(rows), end='')
   os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
   pictures.mixture(
       _OUTPUT.value, batches, sources=loader.sources,

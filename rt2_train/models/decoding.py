@@ -38,12 +38,12 @@ class GrammarMask:
       token_class_V = np.append(token_class_V, np.full(extra, next_SxC.shape[1], np.int32))
       next_SxC = np.pad(next_SxC, ((0, 0), (0, 1)), constant_values=-1)
     self._token_class_V, self._next_SxC = token_class_V, next_SxC
+    # A grammar has a dozen states: whole rows are looked up, not a token at a time.
+    self._allowed_SxV = next_SxC[:, token_class_V] >= 0
 
   def apply(self, logits_BxV: jax.Array, state_B: jax.Array) -> jax.Array:
     """Logits with -inf at every token that the row's state refuses."""
-    allowed_BxC = jnp.asarray(self._next_SxC)[state_B] >= 0
-    allowed_BxV = jnp.take(allowed_BxC, jnp.asarray(self._token_class_V), axis=1)
-    return jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
+    return jnp.where(jnp.asarray(self._allowed_SxV)[state_B], logits_BxV, -jnp.inf)
 
   def next_state(self, state_B: jax.Array, token_B: jax.Array) -> jax.Array:
     """The states after `token_B`, which the states must allow."""

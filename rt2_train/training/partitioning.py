@@ -143,11 +143,7 @@ class Partitioner:
     Raises:
       ValueError: a large array has names with rules, but none of its dimensions divides.
     """
-    if axes is None:
-      return self.replicated
-    layers = math.prod(size for size, axis in zip(shape, axes) if axis == 'layers')
-    entries = math.prod(shape) // max(layers, 1)
-    if entries < self._small:
+    if axes is None or self._is_small(shape, axes):
       return self.replicated
     spec = self._resolve(self.rules.parameters, shape, axes)
     ruled = [(axis, over) for axis, over in self.rules.parameters if axis in axes]
@@ -178,7 +174,10 @@ class Partitioner:
 
   def weight(self, w: jax.Array, axes: Sequence[str]) -> jax.Array:
     """See `models.sharding.Placement`."""
-    kept = self.sharding('a weight', w.shape, axes)
+    # What does not divide has been refused by its name, where parameters are planned.
+    small = self._is_small(w.shape, axes)
+    spec = PartitionSpec() if small else self._resolve(self.rules.parameters, w.shape, axes)
+    kept = NamedSharding(self.mesh, spec)
     stages, spec = [kept], mesh_axes(kept, w.ndim)
     for dropped in self.rules.gather:
       spec = [tuple(axis for axis in over if axis not in dropped) for over in spec]
@@ -205,6 +204,10 @@ class Partitioner:
         name: jax.make_array_from_process_local_data(self.batch_sharding, np.asarray(rows))
         for name, rows in batch.items()
     }
+
+  def _is_small(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
+    layers = math.prod(size for size, axis in zip(shape, axes) if axis == 'layers')
+    return math.prod(shape) // max(layers, 1) < self._small
 
   def _resolve(self, rules, shape: Sequence[int], axes: Sequence[str]) -> PartitionSpec:
     spec, used = [None] * len(shape), set()

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import math
-import os
 import time
 import types
 from typing import Any
@@ -19,7 +18,6 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from rt2_train import gin_files
 from rt2_train import run_files
 from rt2_train.training import checkpoints
 from rt2_train.training import differences
@@ -32,12 +30,11 @@ from rt2_train.training import partitioning
 from rt2_train.training import preemption
 from rt2_train.training import programs
 from rt2_train.training import progress as progress_lib
+from rt2_train.training import records
 from rt2_train.training import state as state_lib
 from rt2_train.training import step as step_lib
 from rt2_train.training import watchdog
 from rt2_train.training import writers as writers_lib
-
-SUMMARY = 'summary.json'
 
 
 def train(
@@ -116,6 +113,7 @@ def train(
   if model.optimizer_def is None:
     raise ValueError('train: the model has no optimizer_def; bind one in its gin file')
   account = goodput.Account(model_dir, active=hosts.is_main())
+  written = records.Records(model_dir, active=hosts.is_main())
   partitioner = partitioning.Partitioner() if partitioner is None else partitioner
   schedule = learning_rate if callable(learning_rate) else lambda step: jnp.float32(learning_rate)
   optimizer_def = optimizers.Frozen(model.optimizer_def, frozen) if frozen else model.optimizer_def
@@ -155,7 +153,7 @@ def train(
         data.seek(start)
       else:
         changes += data.restore(data_state, allow_change=allow_data_change)
-      _record_changes(model_dir, start, changes)
+      written.add_changes(start, changes)
     else:
       start = 0
       with partitioner.scope():
@@ -170,14 +168,13 @@ def train(
   if start >= train_steps:
     logging.info('%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
     saved.close()
-    return (_read_summary(model_dir) or {}) | {'steps': start, 'finished': True}
+    summary = written.read_summary() | {'steps': start, 'finished': True}
+    written.write_summary(summary)  # A kill may have come just before.
+    return summary
 
-  if hosts.is_main():
-    target = planned.optimizer.target
-    table = partitioning.parameter_table(target, axes, state_lib.placements(target))
-    _write(model_dir, 'config.gin', gin_files.resolved())
-    _write(model_dir, 'model-info.txt', table)
-    _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
+  target = planned.optimizer.target
+  written.write_start(
+      partitioning.parameter_table(target, axes, state_lib.placements(target)), data.table())
 
   logging.info('compiling the training step')
   compile_started = time.perf_counter()
@@ -288,9 +285,8 @@ def train(
       'final': {k: v for k, v in last.items() if k.split('/')[0] in ('loss', 'accuracy')},
       'finished': step == train_steps,
   }
-  if hosts.is_main():
-    _write(model_dir, SUMMARY, json.dumps(summary, indent=2) + '\n')
-    _write(model_dir, 'mixtures.txt', mixture_table(data.table()))
+  written.write_summary(summary)
+  written.write_mixture(data.table())
   return summary
 
 
@@ -320,17 +316,6 @@ def _check_same_data(names: Sequence[str], state: Mapping[str, Any]) -> None:
           f'{name} reads other data than {names[0]}: {difference}; give all the same files')
 
 
-def _record_changes(model_dir: str, step: int, changes: Sequence[str]) -> None:
-  """Adds what was allowed to change to data_changes.jsonl, for whoever wonders later."""
-  if not changes:
-    return
-  logging.warning('changed since step %d, as ALLOW_DATA_CHANGE says: %s', step, '; '.join(changes))
-  if hosts.is_main():
-    path = os.path.join(model_dir, 'data_changes.jsonl')
-    with open(path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps({'step': step, 'changes': list(changes)}) + '\n')
-
-
 def _check_steps(**counts: int) -> None:
   for name, value in counts.items():
     if value < 1:
@@ -355,26 +340,3 @@ def _evaluate(evaluators, model, params, partitioner, writers, step) -> dict[str
       writers.write(f'{name}/{task}', step, metrics)
       values |= {f'{name}/{task}/{metric}': value for metric, value in metrics.items()}
   return values
-
-
-def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The loader's table as aligned text, a source per line."""
-  columns = list(rows[0])
-  cell = lambda value: f'{value:.4f}' if isinstance(value, float) else str(value)
-  lines = [columns, *([cell(row[column]) for column in columns] for row in rows)]
-  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-  pad = lambda line: '  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
-  return ''.join(pad(line) + '\n' for line in lines)
-
-
-def _write(directory: str, name: str, text: str) -> None:
-  run_files.write(os.path.join(directory, name), text)
-
-
-def _read_summary(model_dir: str) -> dict[str, Any] | None:
-  """The summary of a run that has ended; None if it was killed while it wrote it."""
-  path = os.path.join(model_dir, SUMMARY)
-  if not os.path.exists(path):
-    return None
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)

@@ -102,8 +102,8 @@ def test_another_fault_shows_the_compilers_last_words():
 
 def test_the_compiler_ends_with_the_process_that_asked(tmp_path):
   code = (
-      'from rt2_train.training import topologies, tpu_compile\n'
-      'from tests.training import tpu_compile_test\n'
+      'from rt2_train.precompile import topologies, tpu_compile\n'
+      'from tests.precompile import tpu_compile_test\n'
       'tpu_compile.compile_program(\n'
       "    tpu_compile_test.product, topologies.parse('v5p:8x8x8'), full_codegen=True)\n"
   )

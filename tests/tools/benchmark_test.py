@@ -34,6 +34,17 @@ def test_loader_prints_three_times_and_their_ratios_under_its_command(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_decode_prints_both_loops_at_both_vocabularies(tmp_path):
+  done = run('decode', '--rounds=1', cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert [line.split(', ')[-1] for line in lines if line.endswith(' ids')] == [
+      '1,408 ids', '250,112 ids']
+  times = re.findall(r'^    (free|constrained) +([\d.]+) \(', done.stdout, re.MULTILINE)
+  assert [name for name, _ in times] == ['free', 'constrained'] * 2
+  assert min(float(value) for _, value in times) > 0
+
+
 def test_train_without_demo_data_says_how_to_make_it(tmp_path):
   done = run('train', '--data_dir=nowhere', cwd=tmp_path)
   assert done.returncode == 1

@@ -1,0 +1,73 @@
+"""What a run writes down for people, beside metrics and checkpoints, in MODEL_DIR:
+
+  config.gin          the resolved configuration
+  model-info.txt      every parameter: shape, logical axes, sharding, bytes per device
+  mixtures.txt        what batches hold, by source
+  data_changes.jsonl  what ALLOW_DATA_CHANGE let pass, and when
+  summary.json        how the run ended; T5X has no such file
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+from typing import Any
+
+from absl import logging
+
+from rt2_train import gin_files
+from rt2_train import run_files
+
+_SUMMARY = 'summary.json'
+
+
+class Records:
+  """The files of one run."""
+
+  def __init__(self, model_dir: str, active: bool = True):
+    """`active` says whether this process writes them."""
+    self._directory, self._active = model_dir, active
+
+  def write_start(self, parameters: str, mixture: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what is known before the first step: a table of parameters, the loader's table."""
+    self._write('config.gin', gin_files.resolved())
+    self._write('model-info.txt', parameters)
+    self.write_mixture(mixture)
+
+  def write_mixture(self, mixture: Sequence[Mapping[str, Any]]) -> None:
+    self._write('mixtures.txt', mixture_table(mixture))
+
+  def add_changes(self, step: int, changes: Sequence[str]) -> None:
+    """Records that the run went on at `step` although its data changed."""
+    if not changes:
+      return
+    logging.warning(
+        'changed since step %d, as ALLOW_DATA_CHANGE says: %s', step, '; '.join(changes))
+    if self._active:
+      path = os.path.join(self._directory, 'data_changes.jsonl')
+      with open(path, 'a', encoding='utf-8') as file:
+        file.write(json.dumps({'step': step, 'changes': list(changes)}) + '\n')
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    self._write(_SUMMARY, json.dumps(summary, indent=2) + '\n')
+
+  def read_summary(self) -> dict[str, Any]:
+    """The summary of a run that has ended; empty if it was killed before it was written."""
+    path = os.path.join(self._directory, _SUMMARY)
+    if not os.path.exists(path):
+      return {}
+    with open(path, encoding='utf-8') as file:
+      return json.load(file)
+
+  def _write(self, name: str, text: str) -> None:
+    if self._active:
+      run_files.write(os.path.join(self._directory, name), text)
+
+
+def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The loader's table as aligned text, a source per line."""
+  columns = list(rows[0])
+  cell = lambda value: f'{value:.4f}' if isinstance(value, float) else str(value)
+  lines = [columns, *([cell(row[column]) for column in columns] for row in rows)]
+  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+  pad = lambda line: '  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
+  return ''.join(pad(line) + '\n' for line in lines)
