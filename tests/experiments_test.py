@@ -1,4 +1,4 @@
-"""The paper's recipes parse with a data file, and say what the paper says."""
+"""The paper's recipes parse after a data file, say what the paper says, and make a model."""
 
 import pathlib
 
@@ -6,23 +6,43 @@ import gin
 import pytest
 
 from rt2_train import gin_files
+from rt2_train.models import pali_x
+from rt2_train.models import palm_e
+from rt2_train.training import adafactor
+from rt2_train.training import schedules
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize('name, batch_size, steps, robot', [
-    ('rt2_pali_x_55b', 2048, 80_000, 0.5),
-    ('rt2_pali_x_5b', 2048, 270_000, 0.5),
-    ('rt2_pali_3b_language_table', 128, 300_000, 0.5),
-    ('rt2_palm_e_12b', 512, 1_000_000, 0.66),
+def macro(name: str):
+  return gin.query_parameter(f'{name}/gin.macro.value')
+
+
+@pytest.mark.parametrize('name, network, batch_size, steps, robot, rate, vocab_size', [
+    ('rt2_pali_x_55b', pali_x.Network, 2048, 80_000, 0.5, 1e-3, 250_112),
+    ('rt2_pali_x_5b', pali_x.Network, 2048, 270_000, 0.5, 1e-3, 250_112),
+    ('rt2_pali_3b_language_table', pali_x.Network, 128, 300_000, 0.5, 1e-3, 250_112),
+    ('rt2_palm_e_12b', palm_e.Network, 512, 1_000_000, 0.66, 4e-4, 256_000),
 ])
-def test_a_recipe_has_the_papers_numbers(name, batch_size, steps, robot, monkeypatch):
+def test_a_recipe_has_the_papers_numbers(
+    name, network, batch_size, steps, robot, rate, vocab_size, monkeypatch):
   monkeypatch.chdir(ROOT)
   gin.clear_config()
   gin_files.parse(
-      [f'gin/experiments/{name}.gin', 'gin/data/my_robot.gin'],
+      ['gin/data/my_robot.gin', f'gin/experiments/{name}.gin'],
       ["MODEL_DIR = 'run'", "INITIAL_CHECKPOINT_PATH = 'vlm'"])
-  assert gin.query_parameter('BATCH_SIZE/gin.macro.value') == batch_size
-  assert gin.query_parameter('TRAIN_STEPS/gin.macro.value') == steps
+  assert (macro('BATCH_SIZE'), macro('TRAIN_STEPS')) == (batch_size, steps)
   assert gin.query_parameter('mixtures.cofinetune.rates.robot') == robot
+  schedule = gin.get_configurable(schedules.schedule)()
+  assert float(schedule(999_999)) == pytest.approx(rate)
+  # What the paper does not say is a flag.
+  for unknown in ('SCHEDULE', 'WARMUP_STEPS', 'GRADIENT_CLIP', 'DROPOUT_RATE', 'FROZEN',
+                  'AUGMENTATION', 'INPUTS_LENGTH', 'TARGETS_LENGTH'):
+    macro(unknown)
+  assert gin.get_configurable(adafactor.Adafactor)() is not None
+  # The data file's picture and vocabulary sizes are those of a miniature: the model's own win.
+  module = gin.get_configurable(network)()
+  assert module.config.vocab_size == vocab_size
+  assert module.config.dropout_rate == macro('DROPOUT_RATE') == 0.1
+  assert module.vit_config.image_height == 224
   gin.clear_config()

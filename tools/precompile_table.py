@@ -26,6 +26,7 @@ _README = flags.DEFINE_string(
     'readme', str(_ROOT / 'gin/README.md'), 'Markdown file whose marked part is replaced.')
 _FAST = flags.DEFINE_bool(
     'fast', False, 'Stops before code generation everywhere: seconds a row, but no estimates.')
+_AGAIN = flags.DEFINE_bool('again', False, 'Compiles although a report is there: after a change.')
 _ONLY = flags.DEFINE_string('only', '', 'Compiles only what has this in its name.')
 
 
@@ -48,7 +49,8 @@ class Case:
   def command(self, report: pathlib.Path) -> list[str]:
     bindings = {
         'TOPOLOGY': self.topology, 'BATCH_SIZE': self.batch_size, 'PROGRAM': self.program,
-        'SLICES': self.slices, 'FULL_CODEGEN': self.full_codegen and not _FAST.value, 'REPORT': str(report),
+        'SLICES': self.slices, 'FULL_CODEGEN': self.full_codegen and not _FAST.value,
+        'REPORT': str(report),
     }
     return [
         'rt2_train.main', '--run_mode=precompile', f'--gin_file=gin/models/{self.model}.gin',
@@ -101,7 +103,8 @@ _COLUMNS = (
 
 def table(reports: Mapping[Case, Mapping[str, Any]]) -> str:
   """Markdown with a row per report."""
-  lines = [_COLUMNS, ['---'] * len(_COLUMNS), *(row(case, found) for case, found in reports.items())]
+  rows = (row(case, found) for case, found in reports.items())
+  lines = [_COLUMNS, ['---'] * len(_COLUMNS), *rows]
   return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
 
@@ -118,19 +121,28 @@ def write(readme: pathlib.Path, text: str) -> None:
   readme.write_text(f'{before}{begin}\n{text}{end}{after}')
 
 
+def _is_there(case: Case, report: pathlib.Path) -> bool:
+  """Whether a report has what the case asks for, so that a long table may be interrupted."""
+  if _AGAIN.value or not report.exists():
+    return False
+  estimated = 'estimated_mfu' in json.loads(report.read_text())
+  return estimated or _FAST.value or not case.full_codegen
+
+
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   folder = pathlib.Path(_OUTPUT_DIR.value)
   folder.mkdir(parents=True, exist_ok=True)
+  failed = []
   for case in CASES:
     report = folder / f'{case.name}.json'
-    if report.exists() or _ONLY.value not in case.name:
+    if _ONLY.value not in case.name or _is_there(case, report):
       continue
     command = case.command(report)
     print(f'\n$ python -m {shlex.join(command)}', flush=True)
     if status := subprocess.call([sys.executable, '-m', *command]):
-      print(f'{case.name} failed with status {status}; its row is left out', file=sys.stderr)
+      failed.append(f'{case.name} failed with status {status}')
   found = {
       case: json.loads(path.read_text())
       for case in CASES if (path := folder / f'{case.name}.json').exists()
@@ -138,6 +150,8 @@ def main(argv: Sequence[str]) -> None:
   text = table(found)
   write(pathlib.Path(_README.value), text)
   print(f'\n{text}\nwrote {_README.value}')
+  if failed:
+    sys.exit(f'precompile_table: {"; ".join(failed)}; the table is without these rows')
 
 
 if __name__ == '__main__':

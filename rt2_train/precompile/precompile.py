@@ -86,23 +86,26 @@ def precompile(
   batch = programs.Batch(batch_size, inputs_length, targets_length, num_images)
   if remat_policy is None and model.module.config.remat_policy != 'none':
     remat_policy = model.module.config.remat_policy
-  advice = recommendations.recommend(where, program, batch_size, rules)
-  setup = reports.Setup(
-      program, where, batch, _choose('rules', rules, advice.rules),
-      _choose('model_parallelism', model_parallelism, advice.model_parallelism),
-      remat_policy, decode_length)
-  policies = [remat_policy] if remat_policy else list(advice.remat_policies)
+  options = recommendations.recommend(where, program, batch_size, rules)
+  if model_parallelism is not None:
+    options = options[:1]
   training = programs.Training(learning_rate, num_microbatches, tuple(frozen), ema_decay)
   attempt = functools.partial(compile_setup, model, training)
-  while True:
-    setup = dataclasses.replace(setup, remat_policy=_choose(
-        'remat_policy', remat_policy, policies.pop(0)))
+  for advice in options:
+    setup = reports.Setup(
+        program, where, batch, _choose('rules', rules, advice.rules),
+        _choose('model_parallelism', model_parallelism, advice.model_parallelism),
+        remat_policy, decode_length)
+    policies = [remat_policy] if remat_policy else advice.remat_policies
     try:
-      compiled = attempt(setup, full_codegen)
+      setup, compiled = _first_that_fits(attempt, setup, policies, full_codegen)
       break
     except tpu_compile.OutOfMemory as error:
-      if not policies:
-        raise ValueError(too_big(attempt, setup, error)) from error
+      last = dataclasses.replace(setup, remat_policy=policies[-1])
+      raise ValueError(too_big(attempt, last, error)) from error
+    except partitioning.DoesNotDivide as error:
+      if advice is options[-1]:
+        raise
       logging.info('precompile: %s', error)
   values = reports.values(setup, compiled, full_codegen)
   print(reports.text(values))
@@ -111,6 +114,24 @@ def precompile(
       json.dump(values, file, indent=2)
       file.write('\n')
   return values
+
+
+def _first_that_fits(
+    attempt: Callable[..., tpu_compile.Compiled], setup: reports.Setup, policies: Sequence[str],
+    full_codegen: bool,
+) -> tuple[reports.Setup, tpu_compile.Compiled]:
+  """Compiles with one remat policy after the other; raises OutOfMemory if the last does not fit."""
+  *others, last = policies
+  for policy in others:
+    logging.info('precompile: remat_policy is %s (recommended)', policy)
+    changed = dataclasses.replace(setup, remat_policy=policy)
+    try:
+      return changed, attempt(changed, full_codegen)
+    except tpu_compile.OutOfMemory as error:
+      logging.info('precompile: %s', error)
+  logging.info('precompile: remat_policy is %s', last)
+  changed = dataclasses.replace(setup, remat_policy=last)
+  return changed, attempt(changed, full_codegen)
 
 
 def _choose(name: str, given: Any, recommended: Any) -> Any:
@@ -163,7 +184,7 @@ def _smaller(
   """Changes of one thing each: remat, rules and mesh, batch, slice."""
   if setup.program == 'train' and setup.remat_policy != 'full':
     yield "REMAT_POLICY='full'", dataclasses.replace(setup, remat_policy='full')
-  advice = recommendations.recommend(setup.topology, setup.program, setup.batch.batch_size)
+  advice = recommendations.recommend(setup.topology, setup.program, setup.batch.batch_size)[0]
   mesh = {'rules': advice.rules, 'model_parallelism': advice.model_parallelism}
   if dataclasses.replace(setup, **mesh) != setup:
     name = f'RULES={advice.rules!r} with MODEL_PARALLELISM={advice.model_parallelism}'

@@ -1,7 +1,7 @@
 """Rules, mesh and remat policy for a model on a topology, where a run names none.
 
-What the TPU compiler's schedules favoured for models of 5 to 55 billion parameters; the table in
-gin/README.md shows them. Fully sharded weights cross the wires once per pass however many rows a
+What the bound of the TPU compiler's schedules favoured for models of 5 to 55 billion parameters.
+Fully sharded weights cross the wires once per pass however many rows a
 chip computes meanwhile; products that are split over chips send activations instead, the more the
 more rows there are.
 """
@@ -30,8 +30,10 @@ class Recommended(NamedTuple):
 
 def recommend(
     topology: topologies.Topology, program: str, batch_size: int, rules: str | None = None
-) -> Recommended:
-  """The set for `program` ('train' or 'decode') with `batch_size` rows per step in all.
+) -> list[Recommended]:
+  """The sets for `program` ('train' or 'decode') with `batch_size` rows per step in all.
+
+  The first of them is to be taken over whose mesh the model's dimensions divide.
 
   Args:
     topology: what it runs on.
@@ -41,11 +43,14 @@ def recommend(
   """
   chips = topology.chips // topology.slices
   if program == 'decode':
-    # Each token reads all weights: every chip reads its part of them.
-    return Recommended(rules or 'fsdp_tensor', chips, ('none',))
-  if rules is None:
-    many = batch_size >= _ENOUGH_ROWS * topology.chips
-    rules = 'fsdp' if many else 'fsdp_tensor'
-  split = 8 if rules == 'fsdp_tensor' and topology.chip.torus_rank == 3 else 4
-  parts = 1 if rules in ('fsdp', 'data_parallel') else min(split, chips)
-  return Recommended(rules, parts, ('dots', 'names', 'full'))
+    # Each token reads all weights: every chip reads its part of them, as far as there are heads.
+    parts = [chips >> shift for shift in range(chips.bit_length()) if chips % (1 << shift) == 0]
+    return [Recommended(rules or 'fsdp_tensor', count, ('none',)) for count in parts]
+  many = batch_size >= _ENOUGH_ROWS * topology.chips
+  # ViT-G's 1664 divides by no 256; cut over two mesh axes it does.
+  names = [rules] if rules else ['fsdp', 'fsdp_two_stage'] if many else ['fsdp_tensor']
+  split = 8 if topology.chip.torus_rank == 3 else 4
+  parts = {'fsdp': 1, 'data_parallel': 1, 'fsdp_tensor': min(split, chips)}
+  return [
+      Recommended(name, parts.get(name, min(4, chips)), ('dots', 'names', 'full'))
+      for name in names]

@@ -30,6 +30,7 @@ import psutil
 
 from rt2_train.precompile import buffers
 from rt2_train.precompile import topologies
+from rt2_train.training import partitioning
 from rt2_train.training import programs
 
 _PROGRAM, _FACTS, _ERROR, _LOG, _DUMP = 'program', 'facts.json', 'error.json', 'log.txt', 'dump'
@@ -160,6 +161,8 @@ def _raise_errors(folder: str, seconds: float) -> None:
   error = _json(folder, _ERROR)
   if error and error['kind'] == 'memory':
     raise OutOfMemory(error['used'], error['capacity'], _json(folder, _FACTS), seconds)
+  if error and error['kind'] == 'divide':
+    raise partitioning.DoesNotDivide(error['message'])
   if error and error['kind'] == 'input':
     raise ValueError(error['message'])
   if error:
@@ -201,7 +204,8 @@ def _compile(folder: str) -> None:
   try:
     program = build(topology.devices())
   except ValueError as error:
-    _write(folder, _ERROR, {'kind': 'input', 'message': str(error)})
+    kind = 'divide' if isinstance(error, partitioning.DoesNotDivide) else 'input'
+    _write(folder, _ERROR, {'kind': kind, 'message': str(error)})
     return
   facts = {
       field.name: getattr(program, field.name)

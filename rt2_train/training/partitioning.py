@@ -80,6 +80,10 @@ RULES: dict[str, Rules] = {
 _SMALL = 2**16
 
 
+class DoesNotDivide(ValueError):
+  """A parameter cannot be kept as the rules say over this mesh; another mesh may do."""
+
+
 class Partitioner:
   """A mesh and a set of rules."""
 
@@ -141,7 +145,7 @@ class Partitioner:
       axes: a logical name per dimension; None replicates it.
 
     Raises:
-      ValueError: a large array has names with rules, but none of its dimensions divides.
+      DoesNotDivide: a large array has names with rules, but none of its dimensions divides.
     """
     if axes is None or self._is_small(shape, axes):
       return self.replicated
@@ -152,7 +156,7 @@ class Partitioner:
       wanted = ', '.join(
           f'{sizes[axis]} along {axis!r} over {self._size(over)} of {" x ".join(over)}'
           for axis, over in dict.fromkeys(ruled))
-      raise ValueError(
+      raise DoesNotDivide(
           f'partitioner: {name} {tuple(shape)} does not divide over the mesh '
           f'{dict(self.mesh.shape)}: {wanted}; change model_parallelism, or use rules that cut it '
           'over fewer devices (hsdp, fsdp_two_stage, fsdp_tensor)'

@@ -20,6 +20,7 @@ from rt2_train.precompile import topologies
 from rt2_train.precompile import tpu_compile
 from rt2_train.training import adafactor
 from rt2_train.training import chips
+from rt2_train.training import partitioning
 from rt2_train.training import programs
 
 pytestmark = pytest.mark.skipif(
@@ -210,6 +211,31 @@ def test_what_is_not_given_is_recommended_and_the_models_own_remat_is_respected(
     run(model=model(remat_policy=own), rules=None, model_parallelism=None, remat_policy=given)
   assert [setup.remat_policy for setup in asked] == tried
   assert {(setup.rules, setup.model_parallelism) for setup in asked} == {('fsdp_tensor', 4)}
+
+
+def test_the_next_set_is_taken_where_a_model_does_not_divide(monkeypatch):
+  asked = []
+
+  def refuses_fsdp(of_model, training, setup, full_codegen=False):
+    asked.append((setup.rules, setup.model_parallelism))
+    if setup.rules == 'fsdp':
+      raise partitioning.DoesNotDivide('1664 over 256')
+    raise ValueError('enough')
+
+  monkeypatch.setattr(precompile, 'compile_setup', refuses_fsdp)
+  with pytest.raises(ValueError, match='enough'):
+    run(batch_size=2048, rules=None, model_parallelism=None)
+  assert asked == [('fsdp', 1), ('fsdp_two_stage', 4)]
+  with pytest.raises(ValueError, match='1664 over 256'):
+    run(batch_size=2048, rules='fsdp', model_parallelism=None)
+
+
+def test_a_parameter_that_does_not_divide_is_named():
+  odd = model()
+  odd.module = odd.module.clone(vit_config=dataclasses.replace(VIT, width=258))
+  message = r"target\['vit'\].*\['key'\]\['kernel'\] .* does not divide over the mesh"
+  with pytest.raises(partitioning.DoesNotDivide, match=message):
+    run(model=odd)
 
 
 def test_a_program_that_is_too_big_says_by_how_much_and_what_fits():
