@@ -15,7 +15,7 @@ _wanted=$(cat setup.py constraints.txt <(pwd) <(echo "$_extras") | "$_python" -c
 if [ "$(cat .venv/installed 2>/dev/null)" != "$_wanted" ]; then
   echo "Installing into .venv (about 3.5 GB; once) ..."
   "$_python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar=on -e ".[$_extras]" -c constraints.txt
+  .venv/bin/python -m pip install --disable-pip-version-check -e ".[$_extras]" -c constraints.txt
   echo "$_wanted" > .venv/installed
 fi
 # shellcheck source=/dev/null

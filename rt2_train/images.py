@@ -24,6 +24,9 @@ RESIZE_KERNEL = cv2.INTER_LINEAR
 SHRINK_KERNEL = cv2.INTER_AREA
 _SHRINK_BEYOND = 2.0
 
+# A header of a few bytes may promise more than memory holds.
+MOST_PIXELS = 1 << 26
+
 # What PIL may open, and the modes that become RGB without losing range (16-bit grey does not).
 _OTHER_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')
 _MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
@@ -67,7 +70,7 @@ def decode(encoded: bytes) -> np.ndarray:
   JPEG uses the accurate integer transform and smooth chroma, equal to PIL bit for bit.
 
   Raises:
-    ValueError: empty, truncated, corrupt or no picture. A truncated JPEG is never filled up.
+    ValueError: empty, truncated, corrupt, larger than 2^26 pixels or no picture. A truncated JPEG is never filled up.
   """
   if not encoded:
     raise ValueError('image is empty (0 bytes)')
@@ -80,17 +83,20 @@ def decode(encoded: bytes) -> np.ndarray:
       and encoded.rfind(_JPEG_END) < max(encoded.rfind(_JPEG_SCAN), 0) + 1):
     raise ValueError(f'JPEG truncated ({len(encoded)} bytes, no end marker)')
   try:
-    _, _, colours, _ = simplejpeg.decode_jpeg_header(encoded)
-    if colours in ('CMYK', 'YCCK'):
-      return _decode_other(encoded)
-    return simplejpeg.decode_jpeg(encoded, 'RGB')
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+    if colours not in ('CMYK', 'YCCK') and height * width <= MOST_PIXELS:
+      return simplejpeg.decode_jpeg(encoded, 'RGB')
   except ValueError as error:
     raise ValueError(f'JPEG corrupt ({len(encoded)} bytes): {error}') from error
+  return _decode_other(encoded)
 
 
 def _decode_other(encoded: bytes) -> np.ndarray:
   try:
     with PIL.Image.open(io.BytesIO(encoded), formats=_OTHER_FORMATS) as picture:
+      if picture.height * picture.width > MOST_PIXELS:
+        raise ValueError(
+            f'image is {picture.height}x{picture.width}, the limit is {MOST_PIXELS} pixels')
       if picture.mode not in _MODES:
         raise ValueError(f'image has mode {picture.mode}; convert it to 8 bits per channel')
       return np.array(picture.convert('RGB'))

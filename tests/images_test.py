@@ -132,6 +132,14 @@ def test_a_strong_shrink_averages_instead_of_skipping_pixels():
   assert (images.resize(lines, images.ImageSpec(16, 16)) == 64).all()
 
 
+@pytest.mark.parametrize('name', ['JPEG', 'PNG'])
+def test_a_header_that_promises_more_than_memory_holds_is_refused(name):
+  encoded = io.BytesIO()
+  PIL.Image.new('L', (8200, 8200)).save(encoded, name)
+  with pytest.raises(ValueError, match='^image is 8200x8200, the limit is 67108864 pixels$'):
+    images.decode(encoded.getvalue())
+
+
 @pytest.mark.parametrize('image', [
     np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32),
     np.zeros((0, 4, 3), np.uint8)])

@@ -17,8 +17,7 @@ REASONS = (
 )
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HEAD, _TAIL = 1 << 16, 64  # Bytes of a file's two ends.
-# A header of a few bytes may promise more than memory holds, and a text may be a file by mistake.
-_MOST_PIXELS, _LONGEST_TEXT = 1 << 26, 1 << 16
+_LONGEST_TEXT = 1 << 16  # Bytes; it may be a file by mistake.
 _REMEDY = "write the data again, or leave what is broken out with on_bad='skip'"
 # Some datasets hold many of these by nature, more than any cap on broken data should allow.
 _EMPTY = ('empty instruction', 'empty text')
@@ -121,8 +120,8 @@ def image_size(data: bytes, start: int, stop: int) -> tuple[int, int]:
     Fault: the bytes are no image, an image that was cut short, or one too large for memory.
   """
   height, width = _image_size(data, start, stop)
-  if height * width > _MOST_PIXELS:
-    raise Fault('image size', f'image is {height}x{width}, the limit is {_MOST_PIXELS} pixels')
+  if height * width > images.MOST_PIXELS:
+    raise Fault('image size', f'image is {height}x{width}, the limit is {images.MOST_PIXELS} pixels')
   return height, width
 
 

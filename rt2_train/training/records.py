@@ -63,6 +63,25 @@ class Records:
       run_files.write(os.path.join(self._directory, name), text)
 
 
+def ending(model_dir: str, summary: Mapping[str, Any]) -> str:
+  """What a person wants to know when a run has ended, in a few lines."""
+  goodput = summary['goodput']
+  parts = {name: seconds for name, seconds in goodput['seconds'].items() if seconds >= 0.5}
+  shares = ', '.join(f'{name} {seconds / goodput["wall_seconds"]:.1%}'
+                     for name, seconds in sorted(parts.items(), key=lambda part: -part[1]))
+  sources = sorted(name.partition('/')[2] for name in summary['final'] if name.startswith('loss/'))
+  learnt = ''.join(
+      f'\n  {source:20} loss {summary["final"][f"loss/{source}"]:.4g}, '
+      f'token accuracy {summary["final"][f"accuracy/{source}"]:.4g}' for source in sources)
+  said = 'trained' if summary['finished'] else 'told to stop; the same command goes on'
+  return (
+      f'{said}: {model_dir} is at step {summary["steps"]}{learnt}\n'
+      f'  {summary["examples_per_second"]:.4g} examples/s, waiting for data '
+      f'{summary["data_wait_share"]:.2%} of the time, {summary["peak_rss_gib"]:.1f} GiB\n'
+      f'  wall time: {shares}\n'
+      f'  python -m tools.curves {model_dir} draws loss and accuracy')
+
+
 def mixture_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """The loader's table as aligned text, a source per line."""
   columns = list(rows[0])

@@ -287,6 +287,8 @@ def train(
   }
   written.write_summary(summary)
   written.write_mixture(data.table())
+  if hosts.is_main():
+    logging.info('%s', records.ending(model_dir, summary))
   return summary
 
 
@@ -298,11 +300,15 @@ def _first_params(model, initial_checkpoint_path, init_key, first, planned, asse
   source = str(run_files.find_checkpoint(initial_checkpoint_path))
   logging.info('starting from the parameters of %s', source)
   if assets is not None:
+    changes = checkpoints.asset_changes(source, assets)
     # Shapes cannot tell that another vocabulary gives every id another meaning.
-    for name, difference in checkpoints.asset_changes(source, assets, ['vocabulary.model']).items():
+    if difference := changes.get('vocabulary.model'):
       raise ValueError(
-          f'{source} belongs to another run: {name}: {difference}; use its vocabulary, or another '
-          'INITIAL_CHECKPOINT_PATH')
+          f'{source} belongs to another run: vocabulary.model: {difference}; use its vocabulary, or '
+          'another INITIAL_CHECKPOINT_PATH')
+    if difference := changes.get('action_space.json'):
+      # As it should be for a VLM, and for another robot; bins that were learnt mean something else.
+      logging.warning('the actions of %s are not this run\'s: %s', source, difference)
   return checkpoints.restore_params(source, planned.optimizer.target)
 
 

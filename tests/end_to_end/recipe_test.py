@@ -39,6 +39,7 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
   # The same command with more steps goes on where it stopped.
   done = train(home, 'demo_cofinetune', '--gin.TRAIN_STEPS=6')
   assert done.returncode == 0 and 'resuming' in done.stderr, done.stderr
+  assert 'trained: runs/demo/cofinetune is at step 6' in done.stderr
   run_dir = home / 'runs/demo/cofinetune'
   lines = commands.lines(run_dir / 'train-metrics.jsonl')
   assert [line['step'] for line in lines] == [2, 4, 6]
@@ -48,6 +49,10 @@ def test_the_recipe_from_data_to_a_robot_that_moves(home):
   for name in ('config.gin', 'model-info.txt', 'mixtures.txt', 'checkpoint_6/assets/model.json',
                'checkpoint_6/assets/action_space.json', 'checkpoint_6/assets/config.gin'):
     assert (run_dir / name).exists(), name
+
+  commands.succeed(
+      home, 'tools.curves', 'runs/demo/pretrain', 'runs/demo/cofinetune', '--output=out/curves.png')
+  assert (home / 'out/curves.png').stat().st_size > 10_000
 
   done = main(home, *evaluation('eval', 'out/offline.json'))
   assert done.returncode == 0, done.stderr
