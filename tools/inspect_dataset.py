@@ -1,12 +1,12 @@
 """Shows what a robot dataset holds: python -m tools.inspect_dataset DIR.
 
 Prints counts, instructions, action statistics against the action space and what is broken, and
-draws two pictures: frames of several episodes, and the distribution of every action dimension.
+draws two pictures: frames of several episodes, and the distribution of every action dimension. In
+place of DIR, --gin_file=my_data.gin reads what that file names for task `robot`.
 """
 
 import collections
 import os
-import sys
 
 from absl import app
 from absl import flags
@@ -19,11 +19,10 @@ from rt2_train import actions
 from rt2_train import images
 from rt2_train.data import layouts
 from rt2_train.data import rlds
-from rt2_train.data import tfds_directory
 from tools import index_dataset
 
-for _flag in (index_dataset.LAYOUT, index_dataset.SPLIT, index_dataset.INDEX_DIR):
-  flags.declare_key_flag(_flag.name)
+for _name in index_dataset.SOURCE_FLAGS:
+  flags.declare_key_flag(_name)
 
 _ACTION_SPACE = flags.DEFINE_string(
     'action_space', None, 'An action_space.json (checkpoints have one) to compare with; the '
@@ -40,34 +39,20 @@ _OUTPUT_DIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
-  if len(argv) != 2:
+  if len(argv) > 2:
     raise app.UsageError('give one directory: python -m tools.inspect_dataset DIR')
-  try:
-    inspect(
-        argv[1], index_dataset.LAYOUT.value, index_dataset.SPLIT.value,
-        index_dataset.INDEX_DIR.value, _OUTPUT_DIR.value)
-  except (ValueError, OSError) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  (source,) = index_dataset.named_sources(argv[1:])
+  inspect(source, _OUTPUT_DIR.value)
   return 0
 
 
-def inspect(
-    data_dir: str,
-    layout: str | None,
-    split: str | None,
-    index_dir: str | None,
-    output_dir: str | None,
-):
+def inspect(source: index_dataset.Source, output_dir: str | None):
   """Prints what the splits hold and writes the pictures of each."""
-  directory = tfds_directory.open_directory(data_dir)
-  chosen = index_dataset.choose(directory, layout)
-  space = _space(chosen)
-  output_dir = output_dir or os.path.join('runs', 'inspect', directory.name)
+  space = _space(source.layout)
+  output_dir = output_dir or os.path.join('runs', 'inspect', source.directory.name)
   os.makedirs(output_dir, exist_ok=True)
-  for name in [split] if split else directory.splits:
-    steps = rlds.RobotSteps(
-        data_dir, name, chosen, index_dir=index_dir, on_bad='skip', max_bad_share=1)
+  for name in source.splits:
+    steps = source.steps(name)
     index_dataset.print_report(steps.report)
     print_instructions(steps, _TOP.value)
     print_actions(steps, space)
@@ -179,4 +164,4 @@ def histograms(steps: rlds.RobotSteps, space: actions.ActionSpace) -> matplotlib
 
 
 if __name__ == '__main__':
-  app.run(main)
+  index_dataset.run(main)

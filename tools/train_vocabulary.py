@@ -1,13 +1,13 @@
 """Trains a vocabulary on one's own text: python -m tools.train_vocabulary DIR --output=FILE.
 
 The text is the robot prompt of every episode of the TFDS directories DIR, and every line of the
-files in --texts (captions, questions and answers of the web data). Ends with the lines that belong
-into the gin file.
+files in --texts (captions, questions and answers of the web data). In place of DIR,
+--gin_file=my_data.gin reads what that file names for task `robot`; its VOCABULARY_FILE need not
+exist yet. Ends with the lines that belong into the gin file.
 """
 
 from collections.abc import Sequence
 import os
-import sys
 
 from absl import app
 from absl import flags
@@ -15,12 +15,10 @@ import numpy as np
 
 from rt2_train import prompts
 from rt2_train import vocabulary
-from rt2_train.data import rlds
-from rt2_train.data import tfds_directory
 from tools import index_dataset
 
-for _flag in (index_dataset.LAYOUT, index_dataset.SPLIT, index_dataset.INDEX_DIR):
-  flags.declare_key_flag(_flag.name)
+for _name in index_dataset.SOURCE_FLAGS:
+  flags.declare_key_flag(_name)
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Where the SentencePiece model goes; a new file.')
 _VOCAB_SIZE = flags.DEFINE_integer(
@@ -34,27 +32,19 @@ _TABLE_MULTIPLE, _LENGTH_MULTIPLE = 128, 8
 
 
 def main(argv: list[str]) -> int:
-  if len(argv) < 2 or not _OUTPUT.value:
-    raise app.UsageError('give directories and a file: python -m tools.train_vocabulary DIR '
+  if not _OUTPUT.value:
+    raise app.UsageError('say where the vocabulary goes: python -m tools.train_vocabulary DIR '
                          '--output=FILE')
-  try:
-    train(
-        argv[1:], _OUTPUT.value, _VOCAB_SIZE.value, _TEXTS.value, index_dataset.LAYOUT.value,
-        index_dataset.SPLIT.value, index_dataset.INDEX_DIR.value)
-  except (ValueError, OSError) as e:
-    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
-    return 1
+  train(
+      index_dataset.named_sources(argv[1:]), _OUTPUT.value, _VOCAB_SIZE.value, _TEXTS.value)
   return 0
 
 
 def train(
-    data_dirs: Sequence[str],
+    sources: Sequence[index_dataset.Source],
     output: str,
     vocab_size: int,
     text_files: Sequence[str] = (),
-    layout: str | None = None,
-    split: str | None = None,
-    index_dir: str | None = None,
 ):
   """Trains the vocabulary, checks it, and prints what to put into the gin file.
 
@@ -66,12 +56,9 @@ def train(
     raise FileExistsError(f'{output} exists, and runs may depend on it; choose another --output')
   lines = [line for path in text_files for line in _lines(path)]
   instructions = []
-  for data_dir in data_dirs:
-    directory = tfds_directory.open_directory(data_dir)
-    chosen = index_dataset.choose(directory, layout)
-    for name in [split] if split else directory.splits:
-      steps = rlds.RobotSteps(
-          data_dir, name, chosen, index_dir=index_dir, on_bad='skip', max_bad_share=1)
+  for source in sources:
+    for name in source.splits:
+      steps = source.steps(name)
       pairs = np.unique(np.stack([steps.episode_N, steps.instruction_N], 1), axis=0)
       instructions += [steps.instructions[number] for number in pairs[:, 1]]
       print(f'{steps.name}: {len(pairs)} prompts, {len(steps.instructions)} different ones')
@@ -101,4 +88,4 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  index_dataset.run(main)

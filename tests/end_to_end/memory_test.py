@@ -8,6 +8,16 @@ import pytest
 
 from tests.end_to_end import commands
 
+AUGMENTED = """
+from __gin__ import dynamic_registration
+
+from rt2_train import images
+
+include 'gin/experiments/demo_cofinetune.gin'
+
+AUGMENTATION = @images.Augmentation()
+"""
+
 
 @pytest.mark.parametrize('steps, warm_up, mib_per_1000_steps', [
     (600, 300, 40.0),  # Long enough to notice a loader that keeps its batches.
@@ -16,11 +26,11 @@ from tests.end_to_end import commands
 def test_memory_and_open_files_stay_flat(home, steps, warm_up, mib_per_1000_steps):
   run_dir = home / f'runs/memory_{steps}'
   shutil.rmtree(run_dir, ignore_errors=True)
+  (home / 'memory.gin').write_text(AUGMENTED)
   commands.succeed(home, *commands.main(
-      'train', '--gin_file=gin/experiments/demo_cofinetune.gin', '--gin.BATCH_SIZE=4',
-      '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.EVAL_PERIOD=0', f'--gin.TRAIN_STEPS={steps}',
-      '--gin.CHECKPOINT_PERIOD=1000', '--gin.train.log_period=50',
-      '--gin.AUGMENTATION=@images.Augmentation()', f"--gin.MODEL_DIR='{run_dir}'",
+      'train', '--gin_file=memory.gin', '--gin.BATCH_SIZE=4', '--gin.INITIAL_CHECKPOINT_PATH=None',
+      '--gin.EVAL_PERIOD=0', f'--gin.TRAIN_STEPS={steps}', '--gin.CHECKPOINT_PERIOD=1000',
+      '--gin.train.log_period=50', f"--gin.MODEL_DIR='{run_dir}'",
   ))  # pyformat: disable
   lines = [line for line in commands.lines(run_dir / 'train-metrics.jsonl')
            if line['step'] >= warm_up]

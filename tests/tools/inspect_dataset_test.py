@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 
+from absl import flags
+from absl.testing import flagsaver
+import gin
 import numpy as np
 import PIL.Image
 import pytest
 
 from rt2_train import actions
+from rt2_train import main as main_lib
 from tests.data import rlds_fixture
 from tools import index_dataset
 
@@ -78,7 +82,8 @@ def test_index_exits_with_an_error_when_records_are_broken_and_names_them(tmp_pa
     (None, 'error', 1), (None, 'skip', 0), ('test', 'error', 0), ('train', 'error', 1)])
 def test_the_status_is_about_the_splits_that_were_asked_for(tmp_path, split, on_bad, status):
   write_with_faults(tmp_path)
-  assert index_dataset.index(str(tmp_path), None, split, None, on_bad) == status
+  source = index_dataset.open_source(str(tmp_path), splits=[split] if split else [])
+  assert index_dataset.index(source, on_bad) == status
 
 
 def test_a_directory_without_metadata_is_one_line_and_a_status(tmp_path):
@@ -89,8 +94,106 @@ def test_a_directory_without_metadata_is_one_line_and_a_status(tmp_path):
       'dataset_info.json and its shards\n')
 
 
+# The vocabulary is yet to be trained: whoever builds the processor fails.
+GIN = """
+from __gin__ import dynamic_registration
+
+import mixtures.robot
+from rt2_train import vocabulary
+from rt2_train.data import layouts
+
+mixtures.robot.source:
+  data_dir = {data_dir!r}
+  layout = @layouts.Layout()
+  splits = {{'train': 'train[:3]', 'validation': 'train[3:]'}}
+  index_dir = {index_dir!r}
+  processor = @vocabulary.Vocabulary()
+vocabulary.Vocabulary.model_file = 'no/such/file.model'
+
+layouts.Layout:
+  name = 'second_camera'
+  images = ['observation/image_1']
+  instruction = 'language_instruction'
+  motion_keys = 'action'
+  motion = @layouts.flat_open_motion
+  gripper = 'absolute'
+"""
+
+
+def named(*arguments: str) -> list[index_dataset.Source]:
+  """What a tool reads when it is given these arguments."""
+  try:
+    with flagsaver.flagsaver():
+      directories = flags.FLAGS(main_lib.gin_flags(['tool', *map(str, arguments)]))[1:]
+      return index_dataset.named_sources(directories)
+  finally:
+    gin.clear_config()
+
+
+@pytest.fixture
+def lab(tmp_path):
+  """Two datasets, a and b, and a gin file that names the first."""
+  for name in 'ab':
+    rlds_fixture.write(tmp_path / name, 'bridge', [rlds_fixture.episodes('bridge', 4)])
+  rlds_fixture.write(tmp_path / 'b', 'bridge', [rlds_fixture.episodes('bridge', 1)], split='val')
+  (tmp_path / 'lab.gin').write_text(
+      GIN.format(data_dir=str(tmp_path / 'a'), index_dir=str(tmp_path / 'index')))
+  return tmp_path
+
+
+def test_a_gin_file_names_directory_layout_splits_and_index(lab, capsys):
+  (source,) = named(f'--gin_file={lab}/lab.gin')
+  assert source.directory.path == str(lab / 'a')
+  assert source.layout.name == 'second_camera' and source.layout.motion_keys == ('action',)
+  assert source.splits == ('train[:3]', 'train[3:]') and source.index_dir == str(lab / 'index')
+  assert [len(source.steps(split)) for split in source.splits] == [15, 5]
+  assert source.steps('train[3:]').images(1) == (rlds_fixture.jpeg(303),)
+  # The index is of the whole split, and so is what is said of it.
+  assert index_dataset.index(source) == 0
+  assert capsys.readouterr().out.startswith('tabletop/train: 20 examples from 20 steps of 4 ')
+  assert os.listdir(lab / 'index') == ['tabletop-0.1.0.train.second_camera.npz']
+
+
+def test_gin_lines_and_flags_stand_in_place_of_what_the_file_says(lab):
+  (source,) = named(
+      f'--gin_file={lab}/lab.gin', f"--gin.mixtures.robot.source.data_dir='{lab}/b'",
+      '--layout=bridge', '--split=val', f'--index_dir={lab}/other')
+  assert source.directory.path == str(lab / 'b') and source.layout.name == 'bridge'
+  assert source.splits == ('val',) and source.index_dir == str(lab / 'other')
+
+
+def test_a_directory_stands_in_place_of_the_gin_files_with_all_its_splits(lab):
+  (source,) = named(f'--gin_file={lab}/lab.gin', lab / 'b')
+  assert source.directory.path == str(lab / 'b') and source.splits == ('train', 'val')
+  assert source.layout.name == 'second_camera' and source.index_dir == str(lab / 'index')
+
+
+def test_no_directory_anywhere_is_one_line_and_a_status(lab):
+  said = ('no directory is named; give DIR, or with --gin_file a file that sets '
+          'mixtures.robot.source.data_dir')
+  result = run('inspect_dataset')
+  assert (result.returncode, result.stderr) == (1, f'error: {said}\n')
+  with pytest.raises(ValueError, match=said):
+    named(f'--gin_file={lab}/lab.gin', '--gin.mixtures.robot.source.data_dir=None')
+
+
+def test_a_layout_that_cannot_be_is_told_without_gins_call_stack(lab):
+  result = run('index_dataset', f'--gin_file={lab}/lab.gin', "--gin.layouts.Layout.text='ascii'")
+  assert result.returncode == 1
+  assert result.stderr.splitlines()[-1] == (
+      "error: layout 'second_camera': text is 'ascii', it takes one of utf8, code_points")
+
+
+def test_a_layout_without_a_field_is_told_which(lab):
+  text = (lab / 'lab.gin').read_text().replace("  instruction = 'language_instruction'\n", '')
+  (lab / 'lab.gin').write_text(text)
+  with pytest.raises(ValueError, match="gin: .*missing .* argument: 'instruction'"):
+    named(f'--gin_file={lab}/lab.gin')
+
+
 def test_help_names_the_directory_and_the_flags():
   result = run('inspect_dataset', '--help')
   assert 'python -m tools.inspect_dataset DIR' in result.stdout
-  for flag in ('--layout: One of fractal, bridge_oxe', '--action_space', '--output_dir'):
+  for flag in (
+      '--layout: One of fractal, bridge_oxe', '--gin_file', '--action_space', '--output_dir'):
     assert flag in result.stdout

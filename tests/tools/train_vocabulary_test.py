@@ -9,6 +9,7 @@ import pytest
 from rt2_train import prompts
 from rt2_train import vocabulary
 from tests.data import rlds_fixture
+from tools import index_dataset
 from tools import train_vocabulary
 
 SENTENCE = 'put the small yellow spatula to the left of the silver pot'
@@ -33,7 +34,8 @@ def test_words_of_the_instructions_and_texts_are_pieces_and_the_gin_lines_fit(
   texts = tmp_path / 'web.txt'
   texts.write_text('a photograph of a giraffe\neine Giraffe im Gehölz\n', encoding='utf-8')
   output = str(tmp_path / 'new' / 'vocabulary.model')
-  train_vocabulary.train([data], output, 1400, [str(texts)], index_dir=str(tmp_path / 'index'))
+  source = index_dataset.open_source(data, index_dir=str(tmp_path / 'index'))
+  train_vocabulary.train([source], output, 1400, [str(texts)])
   trained = vocabulary.Vocabulary(output)
   prompt = prompts.robot(SENTENCE)
   # One piece for each word, and some for punctuation.
@@ -51,8 +53,9 @@ def test_words_of_the_instructions_and_texts_are_pieces_and_the_gin_lines_fit(
 
 def test_the_same_data_gives_the_same_bytes_wherever_the_file_goes(data, tmp_path):
   files = [tmp_path / name for name in ('a.model', 'b.model')]
+  source = index_dataset.open_source(data, index_dir=str(tmp_path / 'index'))
   for file in files:
-    train_vocabulary.train([data], str(file), 1400, index_dir=str(tmp_path / 'index'))
+    train_vocabulary.train([source], str(file), 1400)
   assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -60,15 +63,16 @@ def test_a_vocabulary_that_runs_may_depend_on_stays(data, tmp_path):
   output = tmp_path / 'vocabulary.model'
   output.write_bytes(b'precious')
   with pytest.raises(FileExistsError, match='choose another --output'):
-    train_vocabulary.train([data], str(output), 1400)
+    train_vocabulary.train([index_dataset.open_source(data)], str(output), 1400)
   assert output.read_bytes() == b'precious'
 
 
 def test_text_that_is_no_text_is_named(data, tmp_path):
   binary = tmp_path / 'web.txt'
   binary.write_bytes(b'\xff\xfe\x00')
+  source = index_dataset.open_source(data)
   with pytest.raises(ValueError, match='web.txt is not UTF-8'):
-    train_vocabulary.train([data], str(tmp_path / 'v.model'), 1400, [str(binary)])
+    train_vocabulary.train([source], str(tmp_path / 'v.model'), 1400, [str(binary)])
 
 
 def test_too_few_pieces_are_one_line_and_a_status(data, tmp_path):
