@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 source launch/setup.sh
 select=(-m 'not slow')
 if [ "${1:-}" = --slow ]; then select=(); shift; fi
-exec python -m pytest -n 2 ${select[@]+"${select[@]}"} "$@"
+exec python -m pytest -n 2 --dist worksteal ${select[@]+"${select[@]}"} "$@"

@@ -64,6 +64,8 @@ def test_others_notice_a_killed_process_and_all_are_started_again(small, count, 
           env=commands.environment(small), stderr=said[i], stdout=subprocess.DEVNULL)
       for i, flag in enumerate(commands.together(count))]  # pyformat: disable
   wait_for_step(small / name, 12)
+  while not (small / name / 'checkpoint_10').exists():  # Written while training goes on.
+    time.sleep(0.05)
   [victim] = psutil.Process(started[-1].pid).children()
   victim.send_signal(signal.SIGKILL)
   killed = time.time()

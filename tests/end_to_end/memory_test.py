@@ -20,7 +20,7 @@ AUGMENTATION = @images.Augmentation()
 
 
 @pytest.mark.parametrize('steps, warm_up, mib_per_1000_steps', [
-    (600, 300, 40.0),  # Long enough to notice a loader that keeps its batches.
+    (400, 200, 60.0),  # Long enough to notice a loader that keeps its batches.
     pytest.param(10_000, 3_000, 1.0, marks=pytest.mark.slow),
 ])
 def test_memory_and_open_files_stay_flat(home, steps, warm_up, mib_per_1000_steps):

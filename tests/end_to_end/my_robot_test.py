@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import pytest
 import tensorflow_datasets as tfds
 
 from tests.data import rlds_fixture
@@ -13,8 +14,6 @@ TASKS = (
     'put the small yellow spatula to the left of the silver pot',
     'move the blue towel from the drawer to the sink',
 )
-
-
 # What the layout at the end of gin/data/my_robot.gin calls the keys of the fixture's episodes.
 RENAMED = {
     'steps/observation/image_0': 'steps/observation/front_camera',
@@ -74,6 +73,7 @@ def test_another_rlds_directory_is_trained_on_and_evaluated_without_python(tmp_p
   assert sorted(path.name for path in data.iterdir()) == before
 
 
+@pytest.mark.slow  # What the tools make of the gin file is in tests/tools.
 def test_episodes_of_another_schema_are_read_by_the_layout_that_the_gin_file_declares(
     tmp_path, monkeypatch):
   features = rlds_fixture.FEATURES['bridge']['steps'].feature

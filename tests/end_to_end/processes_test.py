@@ -41,7 +41,7 @@ def alone(home):
   return home
 
 
-@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('count', [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_several_processes_train_like_one(alone, count):
   ended = train_small(alone, count)
 

@@ -64,8 +64,8 @@ def test_a_batch_that_does_not_divide_over_the_devices(home):
     'binding, parts',
     [
         ('encoder_decoder.EncoderDecoderConfig.width=192',
-         ['model.json', 'width is 96 there and 192 here']),
-        ('actions.rt2.position=0.3', ['action_space.json', '0.15 there and', '0.3 here']),
+         ['model.json', 'width is 96 in the checkpoint and 192 in this run']),
+        ('actions.rt2.position=0.3', ['action_space.json', '0.15 in the checkpoint and', '0.3 in this run']),
     ],
     ids=['another model', 'another action space'],
 )
