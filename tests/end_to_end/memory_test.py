@@ -27,11 +27,12 @@ def test_memory_and_open_files_stay_flat(home, steps, warm_up, mib_per_1000_step
   run_dir = home / f'runs/memory_{steps}'
   shutil.rmtree(run_dir, ignore_errors=True)
   (home / 'memory.gin').write_text(AUGMENTED)
-  commands.succeed(home, *commands.main(
+  done = commands.Process(home, *commands.main(
       'train', '--gin_file=memory.gin', '--gin.BATCH_SIZE=4', '--gin.INITIAL_CHECKPOINT_PATH=None',
       '--gin.EVAL_PERIOD=0', f'--gin.TRAIN_STEPS={steps}', '--gin.CHECKPOINT_PERIOD=1000',
       '--gin.train.log_period=50', f"--gin.MODEL_DIR='{run_dir}'",
-  ))  # pyformat: disable
+  )).finish(timeout=3600)  # pyformat: disable
+  assert done.returncode == 0, done.stderr
   lines = [line for line in commands.lines(run_dir / 'train-metrics.jsonl')
            if line['step'] >= warm_up]
   steps_L = np.array([line['step'] for line in lines])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import tempfile
 
 import numpy as np
@@ -67,6 +68,28 @@ def test_assets_that_cannot_be_written_leave_no_checkpoint(tiny, tmp_path):
     tiny.run(tmp_path, train_steps=1, assets=full)
   assert not list(tmp_path.glob('checkpoint_1'))
   assert tiny.run(tmp_path, train_steps=1, assets=tiny.assets())['start_step'] == 0
+
+
+def test_a_kill_while_saving_leaves_the_checkpoint_before_although_one_is_kept(tiny, tmp_path):
+  process = subprocesses.python(f"""
+import os, signal
+
+saves = []
+
+def killing(directory, sources):
+  c.assets()(directory, sources)
+  saves.append(directory)
+  if len(saves) == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+c.run({str(tmp_path)!r}, train_steps=6, checkpoint_period=2, keep=1, assets=killing)
+""")
+  assert process.returncode == -signal.SIGKILL, process.stderr
+  assert run_files.find_checkpoint(tmp_path).name == 'checkpoint_2'
+  assert list(tmp_path.glob('checkpoint_4*tmp*'))
+  summary = tiny.run(tmp_path, train_steps=6, checkpoint_period=2, keep=1, assets=tiny.assets())
+  assert summary['start_step'] == 2
+  assert [p.name for p in tmp_path.glob('checkpoint_*')] == ['checkpoint_6']
 
 
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(tiny, tmp_path):
