@@ -189,7 +189,7 @@ def train(
     if debug_nans:
       # JAX runs a step that makes a NaN again, an operation at a time: it must keep its arguments.
       jax.config.update('jax_debug_nans', True)
-      train_step = jax.jit(train_step, out_shardings=places)
+      train_step = partitioner.scope()(jax.jit(train_step, out_shardings=places))
     else:
       # The state's buffers are given to the step, so that only one copy of it is ever held.
       train_step = jax.jit(train_step, donate_argnums=0, out_shardings=places)
@@ -228,11 +228,7 @@ def train(
     for step in range(start + 1, train_steps + 1):
       with account.spent_on('data'), dog.watching(f'the batch of step {step}'):
         batch = partitioner.batch(next(data))
-      if debug_nans:
-        with partitioner.scope():
-          state, step_metrics = train_step(state, batch, dropout_key)
-      else:
-        state, step_metrics = train_step(state, batch, dropout_key)
+      state, step_metrics = train_step(state, batch, dropout_key)
       # The device works on this step while the host looks at the one before.
       if pending is not None:
         look(*pending)
