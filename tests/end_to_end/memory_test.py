@@ -20,7 +20,7 @@ AUGMENTATION = @images.Augmentation()
 
 
 @pytest.mark.parametrize('steps, warm_up, mib_per_1000_steps', [
-    (400, 200, 60.0),  # Long enough to notice a loader that keeps its batches.
+    (200, 100, 100.0),  # Long enough to notice a loader that keeps its batches.
     pytest.param(10_000, 3_000, 1.0, marks=pytest.mark.slow),
 ])
 def test_memory_and_open_files_stay_flat(home, steps, warm_up, mib_per_1000_steps):
@@ -30,7 +30,7 @@ def test_memory_and_open_files_stay_flat(home, steps, warm_up, mib_per_1000_step
   done = commands.Process(home, *commands.main(
       'train', '--gin_file=memory.gin', '--gin.BATCH_SIZE=4', '--gin.INITIAL_CHECKPOINT_PATH=None',
       '--gin.EVAL_PERIOD=0', f'--gin.TRAIN_STEPS={steps}', '--gin.CHECKPOINT_PERIOD=1000',
-      '--gin.train.log_period=50', f"--gin.MODEL_DIR='{run_dir}'",
+      '--gin.train.log_period=25', f"--gin.MODEL_DIR='{run_dir}'",
   )).finish(timeout=3600)  # pyformat: disable
   assert done.returncode == 0, done.stderr
   lines = [line for line in commands.lines(run_dir / 'train-metrics.jsonl')
