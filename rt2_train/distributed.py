@@ -118,7 +118,7 @@ def leave(error: Exception, said: str | None) -> NoReturn:
   """
   if said is not None:
     status = 1
-  elif isinstance(error, jax.errors.JaxRuntimeError):
+  elif isinstance(error, jax.errors.JaxRuntimeError) and not _is_out_of_memory(error):
     status = 76
     said = (
         f'rt2_train: another process has ended or cannot be reached ({str(error).splitlines()[0]}); '
@@ -129,6 +129,11 @@ def leave(error: Exception, said: str | None) -> NoReturn:
   if jax.process_index() == 0:
     time.sleep(2)  # It coordinates: the others lose their last words when it is gone.
   os._exit(status)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+  """Whether a device of this process is to blame, and not another process."""
+  return str(error).startswith('RESOURCE_EXHAUSTED')
 
 
 def _wait_for(address: str, seconds: int) -> None:

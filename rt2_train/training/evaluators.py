@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rt2_train.training import guard
 from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import partitioning
@@ -36,9 +37,12 @@ class TrainingEval:
       self._eval_step = jax.jit(eval_step, out_shardings=partitioner.replicated)
     window = metrics_lib.Window()
     with partitioner.scope():
-      for _ in range(self._num_batches):
+      for i in range(self._num_batches):
         rows = partitioner.batch(next(data))
-        window.add(jax.device_get(self._eval_step(params, rows)))
+        metrics = jax.device_get(self._eval_step(params, rows))
+        if broken := guard.not_finite(metrics):
+          raise ValueError(f'evaluation: not finite in batch {i}: {", ".join(broken)}')
+        window.add(metrics)
     results: Results = {}
     for name, value in window.take().items():
       metric, _, task = name.partition('/')

@@ -56,10 +56,7 @@ class Guard:
       ValueError: more steps in a row than `patience` were not finite; names sources and file.
     """
     metrics = jax.device_get(dict(metrics))
-    broken = [
-        name for name, metric in sorted(metrics.items())
-        if name.startswith(('loss', 'gradient_norm')) and not np.isfinite(metric.total)
-    ]  # pyformat: disable
+    broken = not_finite(metrics)
     if not broken:
       self._in_a_row = 0
       self._tell_jumps(step, metrics)
@@ -93,6 +90,14 @@ class Guard:
         logging.warning(
             'loss spike in step %d: %s is %.4g after %.4g', step, name, value, before.mean)
       before.add(value)
+
+
+def not_finite(metrics: Mapping[str, Any]) -> list[str]:
+  """Names of the losses, and of the gradient's norm, that are inf or NaN; metrics are fetched."""
+  return [
+      name for name, metric in sorted(metrics.items())
+      if name.startswith(('loss', 'gradient_norm')) and not np.isfinite(metric.total)
+  ]  # pyformat: disable
 
 
 class _Recent:

@@ -40,6 +40,14 @@ def copy(
   (home / name).write_text(text)
 
 
+def assert_it_trains(home: pathlib.Path) -> None:
+  commands.succeed(home, *commands.main(
+      'train', '--gin_file=my_robot.gin', '--gin.TRAIN_STEPS=2', '--gin.BATCH_SIZE=8',
+      '--gin.EVAL_PERIOD=2', '--gin.EVAL_STEPS=1'))
+  summary = json.loads((home / 'run/summary.json').read_text())
+  assert summary['steps'] == 2 and summary['finished']
+
+
 def test_another_rlds_directory_is_trained_on_and_evaluated_without_python(tmp_path):
   data = tmp_path / 'lab' / '1.0.0'
   episodes = [
@@ -58,11 +66,7 @@ def test_another_rlds_directory_is_trained_on_and_evaluated_without_python(tmp_p
   copy(tmp_path, 'gin/experiments/my_robot.gin', 'my_robot.gin', {
       'gin/data/my_robot.gin': 'my_data.gin', 'MODEL_DIR': "'run'"})
 
-  commands.succeed(tmp_path, *commands.main(
-      'train', '--gin_file=my_robot.gin', '--gin.TRAIN_STEPS=2', '--gin.BATCH_SIZE=8',
-      '--gin.EVAL_PERIOD=2', '--gin.EVAL_STEPS=1'))
-  summary = json.loads((tmp_path / 'run/summary.json').read_text())
-  assert summary['steps'] == 2 and summary['finished']
+  assert_it_trains(tmp_path)
 
   commands.succeed(tmp_path, *commands.main(
       'eval', '--gin_file=my_data.gin', '--gin_file=gin/runs/eval.gin',
@@ -103,8 +107,4 @@ def test_episodes_of_another_schema_are_read_by_the_layout_that_the_gin_file_dec
   copy(tmp_path, 'gin/experiments/my_robot.gin', 'my_robot.gin', {
       'gin/data/my_robot.gin': 'my_data.gin', 'MODEL_DIR': "'run'"})
 
-  commands.succeed(tmp_path, *commands.main(
-      'train', '--gin_file=my_robot.gin', '--gin.TRAIN_STEPS=2', '--gin.BATCH_SIZE=8',
-      '--gin.EVAL_PERIOD=2', '--gin.EVAL_STEPS=1'))
-  summary = json.loads((tmp_path / 'run/summary.json').read_text())
-  assert summary['steps'] == 2 and summary['finished']
+  assert_it_trains(tmp_path)
