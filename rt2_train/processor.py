@@ -6,7 +6,7 @@ that a robot sees the images, prompts, tokens and bounds of its training by cons
 Shape suffixes in array names: n images, H height, W width, L inputs, T targets, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -43,6 +43,8 @@ class Processor:
     layout: how the model reads inputs and targets, a name in `sequences.LAYOUTS`.
     image_tokens: tokens that an image takes inside the prompt (PaLM-E); 0 where the model lays
       images before the text by itself (PaLI-X).
+    plan_length: most tokens of a plan that precedes an action (RT-2, section 4.4); 0 where the
+      model is asked for none. `targets_length` must hold plan, marker and action.
   """
 
   vocabulary: vocabulary_lib.Vocabulary
@@ -52,15 +54,19 @@ class Processor:
   targets_length: int
   layout: str = 'encoder_decoder'
   image_tokens: int = 0
+  plan_length: int = 0
 
   def __post_init__(self):
-    for name, least in (('inputs_length', 1), ('targets_length', 1), ('image_tokens', 0)):
+    for name, least in (
+        ('inputs_length', 1), ('targets_length', 1), ('image_tokens', 0), ('plan_length', 0)):
       if getattr(self, name) < least:
         raise ValueError(f'processor: {name} is {getattr(self, name)}; it must be at least {least}')
     if self.layout not in sequences.LAYOUTS:
       raise ValueError(
           f'processor: layout is {self.layout!r}; choose one of {sorted(sequences.LAYOUTS)}')
     grammar_lib.check_fits(self._action_grammar, self.targets_length)
+    if self.plan_length:
+      grammar_lib.check_fits(self._plan_grammar, self.targets_length)
 
   @property
   def prompt_length(self) -> int:
@@ -107,18 +113,27 @@ class Processor:
       ValueError: the instruction is empty, or its prompt longer than `inputs_length`: a robot
         must not act on half a sentence.
     """
-    return self._robot_inputs(instruction)
+    return self._robot_inputs(prompts.robot, instruction)
 
-  def text_inputs(self, text: str) -> np.ndarray:
+  def plan_inputs(self, instruction: str) -> np.ndarray:
+    """The prompt that asks for a plan and then an action, as int32 [<=L], read-only.
+
+    Raises:
+      ValueError: as `robot_inputs`; or the model is not asked for plans.
+    """
+    self._check_plans()
+    return self._robot_inputs(prompts.plan, instruction)
+
+  def text_inputs(self, text: str, images: bool = True) -> np.ndarray:
     """A finished prompt (see `prompts`) as int32 [<=L], its text cut at `inputs_length`.
 
     Where images stand inside the text, `prompts.IMAGE` marks the place of each; a prompt without
-    marks gets them in front (`prompts.given_images`).
+    marks gets them in front (`prompts.given_images`), unless it is about no image.
 
     Raises:
       ValueError: the prompt marks places for another number of images.
     """
-    return self._encode_prompt(text, cut=True)
+    return self._encode_prompt(text, cut=True, images=images)
 
   def action_targets(self, values) -> np.ndarray:
     """The tokens of an action, EOS last: float [D] in physical units -> int32 [<=T].
@@ -127,6 +142,17 @@ class Processor:
       ValueError: a value is not finite, or there are not D of them.
     """
     return self._targets_of(self.action_space.encode(values))
+
+  def plan_targets(self, plan: str, values) -> np.ndarray:
+    """The tokens of a plan and its action, EOS last: int32 [<=T]; `values` as `action_targets`.
+
+    Raises:
+      ValueError: the plan is empty, longer than `plan_length`, or holds the marker that ends it;
+        or the values are no action.
+    """
+    self._check_plans()
+    written = self._remembered_plan(plan)
+    return np.concatenate([written, self.action_targets(values)])
 
   def text_targets(self, text: str) -> np.ndarray:
     """The tokens of an answer in words, int32 [<=T]; cut to make room for EOS, which is last."""
@@ -160,8 +186,22 @@ class Processor:
     """
     return self.action_space.decode(self.integers_from_tokens(tokens))
 
+  def split_plan(self, tokens: Sequence[int]) -> tuple[str, list[int]]:
+    """A plan's text, without the words around it, and the tokens of the action after it.
+
+    Raises:
+      ValueError: no marker stands between the two.
+    """
+    tokens = [int(token) for token in tokens]
+    end = _find(tokens, self._marker)
+    if end < 0:
+      raise ValueError(f'the answer {self.vocabulary.decode(tokens)[:60]!r} has no '
+                       f'{prompts.ACTION_MARKER!r}, which stands between plan and action')
+    said = self.vocabulary.decode(tokens[:end])
+    return prompts.plan_of(said), tokens[end + len(self._marker):]
+
   def grammar(self) -> tuple[grammar_lib.Grammar, dict[str, int]]:
-    """What may be answered, and the start states of 'question' and 'action'."""
+    """What may be answered, and the start states of 'question', 'action' and, if any, 'plan'."""
     return self._grammar
 
   @functools.cached_property
@@ -219,6 +259,7 @@ class Processor:
           settings['targets_length'],
           settings['layout'],
           settings['image_tokens'],
+          settings['plan_length'],
       )
       _check_unchanged(directory, 'vocabulary', settings['vocabulary'], vocabulary.fingerprint)
       _check_unchanged(directory, 'image code', settings['pixels'], images_lib.PIXELS)
@@ -241,6 +282,7 @@ class Processor:
         'targets_length': self.targets_length,
         'layout': self.layout,
         'image_tokens': self.image_tokens,
+        'plan_length': self.plan_length,
     }
 
   def _targets_of(self, bins_D: np.ndarray) -> np.ndarray:
@@ -260,15 +302,41 @@ class Processor:
   def _robot_inputs(self):
     return functools.lru_cache(maxsize=_REMEMBERED_INSTRUCTIONS)(self._encode_instruction)
 
-  def _encode_instruction(self, instruction: str) -> np.ndarray:
+  def _encode_instruction(self, prompt: Callable[[str], str], instruction: str) -> np.ndarray:
     if not instruction.strip():
       raise ValueError('the instruction is empty; a robot prompt needs one')
-    ids = self._encode_prompt(prompts.robot(instruction.strip()))
+    ids = self._encode_prompt(prompt(instruction.strip()))
     ids.setflags(write=False)  # every caller gets this same array
     return ids
 
-  def _encode_prompt(self, text: str, cut: bool = False) -> np.ndarray:
-    num_images = self.image_spec.num_images if self.image_tokens else 0
+  def _check_plans(self):
+    if not self.plan_length:
+      raise ValueError('this model writes no plans: its processor has plan_length 0')
+
+  @functools.cached_property
+  def _marker(self) -> list[int]:
+    return self.vocabulary.encode(prompts.ACTION_MARKER)
+
+  @functools.cached_property
+  def _remembered_plan(self):
+    return functools.lru_cache(maxsize=_REMEMBERED_INSTRUCTIONS)(self._encode_plan)
+
+  def _encode_plan(self, plan: str) -> np.ndarray:
+    if not plan.strip():
+      raise ValueError('the plan is empty; an action prompt without a plan is robot_inputs')
+    said = prompts.plan_target(plan.strip()).removesuffix(prompts.ACTION_MARKER).rstrip()
+    # Encoded apart, so that the marker's tokens are the same behind every plan.
+    ids = self.vocabulary.encode(said)
+    if len(ids) > self.plan_length:
+      raise ValueError(f'the plan {plan[:60]!r} takes {len(ids)} tokens, plan_length is '
+                       f'{self.plan_length}; raise it or shorten the plan')
+    if _find([*ids, *self._marker], self._marker) < len(ids):
+      raise ValueError(f'the plan {plan[:60]!r} holds {prompts.ACTION_MARKER!r}, which ends plans; '
+                       'write it without')
+    return np.array([*ids, *self._marker], np.int32)
+
+  def _encode_prompt(self, text: str, cut: bool = False, images: bool = True) -> np.ndarray:
+    num_images = self.image_spec.num_images if self.image_tokens and images else 0
     if num_images and prompts.IMAGE not in text:
       text = prompts.given_images(text, num_images)
     # Without images in the text, a mark is text like any other.
@@ -300,7 +368,20 @@ class Processor:
     vocabulary = self.vocabulary
     question = grammar_lib.anything(
         vocabulary.vocab_size, eos=vocabulary.eos_id, pad=vocabulary.pad_id)
-    return grammar_lib.union({'question': question, 'action': self._action_grammar})
+    plan = {'plan': self._plan_grammar} if self.plan_length else {}
+    return grammar_lib.union({'question': question, 'action': self._action_grammar, **plan})
+
+  @functools.cached_property
+  def _plan_grammar(self) -> grammar_lib.Grammar:
+    return grammar_lib.after(
+        self._marker, self._action_grammar, self.plan_length, eos=self.vocabulary.eos_id,
+        pad=self.vocabulary.pad_id)
+
+
+def _find(tokens: Sequence[int], part: Sequence[int]) -> int:
+  """Where `part` first stands in `tokens`, -1 if nowhere."""
+  starts = range(len(tokens) - len(part) + 1)
+  return next((i for i in starts if list(tokens[i:i + len(part)]) == list(part)), -1)
 
 
 def _read(path: str) -> str:

@@ -3,7 +3,8 @@
 A template that a checkpoint was trained with must be spelt the same when it is asked, so all of
 them live here and nowhere else. Sources: RT-2 section 3.2 (robot), 4.4 (plan) and appendix D;
 PaLI (captions, OCR, VQA, question generation, object-aware VQA, detection); PaLM-E (its robot
-prompt). Language-Table's five are ours, in the style of RT-2's: the paper gives only "X Y".
+prompt, its form of VQA). Language-Table's five are ours, in the style of RT-2's: the paper gives
+only "X Y".
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ TEMPLATES = {
     'plan': 'Instruction: {instruction}',
     'plan_target': 'Plan: {plan}. Action:',
     'vqa': 'Answer in {lang}: {question}',
+    'palm_e_vqa': 'Q: {question} A:',
     'caption': 'Generate caption in {lang}',
     'split_caption': 'Generate the alt_text in {lang} at {position}: {beginning}',
     'ocr': 'Generate the ocr_text in {lang}:',
@@ -59,9 +61,20 @@ def plan_target(steps: str) -> str:
   return TEMPLATES['plan_target'].format(plan=steps)
 
 
+def plan_of(written: str) -> str:
+  """The steps in what a model wrote before `ACTION_MARKER`: 'Plan: pick sun.' says 'pick sun'."""
+  before, after = TEMPLATES['plan_target'].removesuffix(f' {ACTION_MARKER}').split('{plan}')
+  return written.strip().removeprefix(before.strip()).removesuffix(after).strip()
+
+
 def vqa(question: str, lang: str = 'EN') -> str:
   """A question about the image (PaLI)."""
   return TEMPLATES['vqa'].format(lang=lang, question=question)
+
+
+def palm_e_vqa(question: str) -> str:
+  """A question about the image, or a step of a plan that is asked for (PaLM-E, section 4)."""
+  return TEMPLATES['palm_e_vqa'].format(question=question)
 
 
 def caption(lang: str = 'EN') -> str:

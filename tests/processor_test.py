@@ -108,6 +108,70 @@ def test_an_action_prompt_takes_no_text_but_a_question_does(processor):
   assert not dataclasses.replace(whole, start=starts['action']).accepts(answer)
 
 
+@pytest.fixture(scope='module', params=['integers', 'least_frequent'])
+def planner(model_file, request) -> processor_lib.Processor:
+  return processor_lib.Processor(
+      vocabulary_lib.Vocabulary(model_file, request.param), actions.RT2, images.ImageSpec(8, 8),
+      inputs_length=40, targets_length=64, plan_length=40)
+
+
+def test_a_plan_and_its_action_come_back_from_their_tokens(planner):
+  values = actions.RT2.decode(np.array([1, 128, 91, 241, 5, 101, 127, 217]))
+  tokens = planner.plan_targets(' pick kaba ', values)
+  plan, action = planner.split_plan([*tokens, 0, 0])
+  assert plan == 'pick kaba'
+  assert np.array_equal(planner.action_from_tokens(action), values)
+  asked = planner.plan_inputs('pick kaba')
+  assert planner.vocabulary.decode(asked) == prompts.plan('pick kaba')
+  whole, starts = planner.grammar()
+  under_plan = dataclasses.replace(whole, start=starts['plan'])
+  assert under_plan.accepts(tokens)
+  assert not under_plan.accepts(planner.action_targets(values))
+  assert not under_plan.accepts(planner.text_targets('pick kaba'))
+
+
+def test_every_walk_under_a_plan_ends_in_an_action(planner):
+  whole, starts = planner.grammar()
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    state, tokens = starts['plan'], []
+    while EOS not in tokens:
+      tokens.append(int(rng.choice(np.flatnonzero(whole.allowed(state)))))
+      state = whole.step(state, tokens[-1])
+    assert len(tokens) <= planner.targets_length
+    assert planner.action_from_tokens(planner.split_plan(tokens)[1]).shape == (8,)
+
+
+@pytest.mark.parametrize('plan, message', [
+    (' ', 'the plan is empty'),
+    ('pick kaba ' * 30, 'takes .* tokens, plan_length is 40'),
+    ('pick kaba. Action: pick', 'holds .Action:., which ends plans'),
+])
+def test_a_plan_that_cannot_be_written_is_refused(planner, plan, message):
+  with pytest.raises(ValueError, match=message):
+    planner.plan_targets(plan, np.zeros(8))
+
+
+def test_plans_are_for_models_that_are_asked_for_them(processor, planner):
+  assert sorted(processor.grammar()[1]) == ['action', 'question']
+  with pytest.raises(ValueError, match='writes no plans: its processor has plan_length 0'):
+    processor.plan_inputs('pick kaba')
+  with pytest.raises(ValueError, match='raise the targets length'):
+    dataclasses.replace(planner, plan_length=60)
+  with pytest.raises(ValueError, match="has no 'Action:'"):
+    planner.split_plan(planner.text_targets('pick kaba'))
+
+
+def test_a_prompt_about_no_image_holds_none(model_file):
+  processor = processor_lib.Processor(
+      vocabulary_lib.Vocabulary(model_file), actions.RT2, images.ImageSpec(8, 8), 24, 9,
+      'decoder_only', image_tokens=4)
+  whole = processor.text_inputs('pick kaba')
+  alone = processor.text_inputs('pick kaba', images=False)
+  assert len(whole) >= len(alone) + 4
+  assert alone.tolist() == processor.vocabulary.encode('pick kaba')
+
+
 @pytest.mark.parametrize('text, message', [
     ('1 128 91 241 5 101 127', 'has 7 integers, an action of rt2 has 8'),
     ('1 128 91 241 5 101 127 217 3', 'has 9 integers'),
@@ -184,6 +248,7 @@ def test_whatever_changes_an_example_changes_the_fingerprint(processor, model_fi
       dict(image_spec=images.ImageSpec(32, 48, num_images=2, resize='pad')),
       dict(inputs_length=25),
       dict(targets_length=10),
+      dict(targets_length=30, plan_length=8),
   ]
   prints = {dataclasses.replace(processor, **change).fingerprint for change in changed}
   prints.add(processor.fingerprint)

@@ -29,6 +29,11 @@ _NUM_CATEGORIES = flags.DEFINE_integer(
     'num_categories', 16, 'Categories in play, as in the data: see its parameters.json.',
     lower_bound=6)
 _SKILL = flags.DEFINE_enum('skill', 'pick', sorted(tabletop.SKILLS), 'What to do.')
+_PLAN = flags.DEFINE_bool(
+    'plan', False, 'Whether the policy writes a plan before each action, as it must have learnt.')
+_TEMPERATURE = flags.DEFINE_float(
+    'temperature', 0.0, 'Of sampling; 0 takes the likeliest token.', lower_bound=0.0)
+_SEED = flags.DEFINE_integer('sampling_seed', 0, 'Of sampling.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,9 +44,11 @@ def main(argv: Sequence[str]) -> None:
         _NUM_EPISODES.value, _SPLIT.value, _SUITES.value,
         num_categories=_NUM_CATEGORIES.value, skill=_SKILL.value,
     )  # pyformat: disable
-    policy = policy_lib.Policy.load(_CHECKPOINT.value)
+    policy = policy_lib.Policy.load(
+        _CHECKPOINT.value, temperature=_TEMPERATURE.value, seed=_SEED.value)
     played = [episode for suite in tried
-              for episode in closed_loop.play(policy, suite, tabletop.Tabletop)]
+              for episode in closed_loop.play(
+                  policy, suite, tabletop.Tabletop, plan=_PLAN.value)]
     episodes_lib.save(_OUTPUT_DIR.value, played)
   except (ValueError, OSError) as error:
     sys.exit(f'closed_loop: {error}')

@@ -59,6 +59,7 @@ class Evaluator:
       reasons = '; '.join(f'{task.name}: {tasks.source_of(task).missing}' for task in every)
       raise ValueError(f'no task of {mixture_or_task_name} has split {split!r}. {reasons}')
     self._datasets = {task.name: tasks.source_of(task).open(split) for task in self.tasks}
+    self._starts = processor.grammar()[1]
     self._batch_size = batch_size
     self.processor = processor
     self._max_examples = max_examples
@@ -124,9 +125,9 @@ class Evaluator:
             'prediction': words(prediction),
             'prediction_ids': prediction,
         }
-        if (target_action := self._action(example['targets'])) is not None:
+        if (target_action := self._action(example['targets'], task)) is not None:
           row['target_action'] = target_action
-          row['action'] = self._action(prediction)
+          row['action'] = self._action(prediction, task)
         yield row
 
   def _arguments(self, task: seqio.Task, function, name: str) -> tuple:
@@ -183,10 +184,14 @@ class Evaluator:
         if hasattr(dataset, 'answers'):
           kept['answers'] = dataset.answers(i)
         examples.append(kept)
-    return batch.features(), examples
+    start = self._starts[tasks.answered_with(dataset)]
+    grammar_state_B = np.full(self._batch_size, start, np.int32)
+    return {**batch.features(), 'grammar_state': grammar_state_B}, examples
 
-  def _action(self, tokens: Sequence[int]) -> list[float] | None:
+  def _action(self, tokens: Sequence[int], task: seqio.Task) -> list[float] | None:
     try:
+      if tasks.answered_with(self._datasets[task.name]) == 'plan':
+        _, tokens = self.processor.split_plan(tokens)
       return self.processor.action_from_tokens(tokens).tolist()
     except ValueError:
       return None

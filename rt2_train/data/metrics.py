@@ -72,6 +72,26 @@ def actions(
   return {name: float(value) for name, value in values.items()}
 
 
+def plans(
+    targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], processor: Processor
+) -> dict[str, float]:
+  """`actions` of what stands behind the plans, and `plan`: share of plans that say the same.
+
+  An answer without the marker between plan and action is no plan and no action.
+  """
+  aimed = [processor.split_plan(target) for target in targets]
+  written = []
+  for prediction in predictions:
+    try:
+      written.append(processor.split_plan(prediction))
+    except ValueError:
+      written.append(('', []))
+  same = [normalise(a) == normalise(b) for (a, _), (b, _) in zip(aimed, written)]
+  return {
+      'plan': float(np.mean(same)),
+      **actions([action for _, action in aimed], [action for _, action in written], processor)}
+
+
 def vqa(
     targets: Sequence[Sequence[str] | Sequence[int]],
     predictions: Sequence[Sequence[int]],

@@ -60,8 +60,8 @@ def add_task(
   Args:
     name: of the task; batches carry its hash, see `source_id`.
     open_split: split name -> function that opens a dataset with `fingerprint`, `__len__`,
-      `__getitem__` (images, image_mask, inputs, targets), `example_id`, and `note` (what the data
-      go without, in words, or ''). Or a function that returns this mapping, for splits that are
+      `__getitem__` (images, image_mask, inputs, targets), `example_id`, `note` (what the data go
+      without, in words, or ''), and `answered_with` where answers are no free text. Or a function that returns this mapping, for splits that are
       known only after gin was parsed; an empty mapping says that the task is not configured.
     metric_fns: SeqIO metric functions, called with ids up to and including EOS.
     remedy: what to do when a split is missing, such as the gin line to add.
@@ -217,6 +217,11 @@ def read_example(dataset, i: int, task: str) -> dict[str, np.ndarray]:
     return dataset[i]
   except (ValueError, OSError) as error:
     raise ValueError(failure(task, dataset.example_id(i), error)) from error
+
+
+def answered_with(dataset) -> str:
+  """The grammar that answers to `dataset`'s prompts are under: see `Processor.grammar`."""
+  return getattr(dataset, 'answered_with', 'question')
 
 
 def failure(task: str, example_id: str, what: object) -> str:

@@ -34,6 +34,7 @@ def play(
     *,
     num_envs: int = 32,
     num_films: int = 6,
+    plan: bool = False,
 ) -> list[episodes_lib.Episode]:
   """Plays every seed of `suite` once; returns the episodes in the order of the seeds.
 
@@ -43,10 +44,11 @@ def play(
     make_env: makes one environment.
     num_envs: environments that run side by side; each takes the next seed when it is done.
     num_films: how many episodes keep their frames, from the first seed on.
+    plan: asks for a plan before each action (RT-2, section 4.4).
   """
   waiting = collections.deque(enumerate(suite.seeds))
   envs = [make_env(**suite.env) for _ in range(min(num_envs, len(suite.seeds)))]
-  running = [_Running(env, suite.name, *waiting.popleft(), num_films) for env in envs]
+  running = [_Running(env, suite.name, *waiting.popleft(), num_films, plan) for env in envs]
   done = {}
   with tqdm.tqdm(total=len(suite.seeds), desc=f'{suite.name}: episodes', unit='ep') as progress:
     while running:
@@ -62,7 +64,7 @@ def play(
         rate = np.mean([e.success for e in done.values()])
         progress.set_postfix(success=f'{rate:.2f}', refresh=False)
         if waiting:
-          still.append(_Running(episode.env, suite.name, *waiting.popleft(), num_films))
+          still.append(_Running(episode.env, suite.name, *waiting.popleft(), num_films, plan))
       running = still
   for env in envs:
     env.close()
@@ -72,22 +74,25 @@ def play(
 class _Running:
   """One environment in the middle of an episode."""
 
-  def __init__(self, env: gymnasium.Env, suite: str, index: int, seed: int, num_films: int):
+  def __init__(
+      self, env: gymnasium.Env, suite: str, index: int, seed: int, num_films: int, plan: bool):
     self.env, self.index = env, index
-    self._suite, self._seed = suite, seed
+    self._suite, self._seed, self._plan = suite, seed, plan
+    self._plans = []
     self._path, self._film = [], [] if index < num_films else None
     self._see(*env.reset(seed=seed))
 
   def _see(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
     self.observation = policy_lib.Observation(
-        images=(observation['image'],), instruction=observation['instruction']
-    )
+        images=(observation['image'],), instruction=observation['instruction'], plan=self._plan)
     self._path.append(info['state'].gripper_3[:2])
     if self._film is not None:
       self._film.append(self.env.render())
 
   def step(self, action: policy_lib.Action) -> episodes_lib.Episode | None:
     """Acts; returns the episode when this was its last step."""
+    if action.plan and action.plan not in self._plans[-1:]:
+      self._plans.append(action.plan)
     observation, _, terminated, truncated, info = self.env.step(action.values)
     self._see(observation, info)
     if not terminated and not truncated:
@@ -104,4 +109,5 @@ class _Running:
         stopped_by='policy' if action.terminate else 'limit' if truncated else 'environment',
         path_Px2=np.array(self._path, np.float32),
         film_PxHxWx3=None if self._film is None else np.stack(self._film),
+        plans=tuple(self._plans),
     )

@@ -37,6 +37,7 @@ class Episode:
     path_Px2: float32; where the gripper was before, between and after the steps, in shares of the
       frame's width and height.
     film_PxHxWx3: uint8; the frame at each point of the path, or None when it was not filmed.
+    plans: what the policy said it would do, in order, each once for as long as it stayed.
   """
 
   suite: str
@@ -50,6 +51,7 @@ class Episode:
   stopped_by: str
   path_Px2: np.ndarray
   film_PxHxWx3: np.ndarray | None = None
+  plans: tuple[str, ...] = ()
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def load(directory: str) -> list[Episode]:
     for line in f:
       fields = json.loads(line)
       fields['path_Px2'] = np.array(fields['path_Px2'], np.float32)
+      fields['plans'] = tuple(fields['plans'])
       name = _film_name(fields)
       episodes.append(Episode(**fields, film_PxHxWx3=films[name] if name in films else None))
   return episodes

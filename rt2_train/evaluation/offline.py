@@ -21,6 +21,8 @@ def evaluate(
     output_path: str | None = None,
     step: int | None = None,
     ema: bool | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
   """Prints, writes and returns {task: {metric: value}}.
 
@@ -30,12 +32,14 @@ def evaluate(
     output_path: JSON file to write.
     step: of the checkpoint; the newest by default.
     ema: evaluate the averaged parameters; by default where the run kept them.
+    temperature: of sampling; 0 takes the likeliest token.
+    seed: of sampling.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
     ValueError: the checkpoint's processor is not the one the evaluator's tasks are read with.
   """
-  policy, asked = _load(checkpoint_path, step, ema, evaluator)
+  policy, asked = _load(checkpoint_path, step, ema, temperature, seed, evaluator)
   metrics = asked.evaluate(policy.predict_batch)
   for task, values in metrics.items():
     for name, value in values.items():
@@ -53,21 +57,25 @@ def infer(
     output_path: str,
     step: int | None = None,
     ema: bool | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> int:
   """Writes one JSON line per example: prompt, target, prediction; returns their number.
 
   Arguments and errors are those of `evaluate`.
   """
-  policy, asked = _load(checkpoint_path, step, ema, evaluator)
+  policy, asked = _load(checkpoint_path, step, ema, temperature, seed, evaluator)
   lines = [json.dumps(record) for record in asked.infer(policy.predict_batch)]
   run_files.write(output_path, '\n'.join(lines) + '\n')
   logging.info('wrote %d answers to %s', len(lines), output_path)
   return len(lines)
 
 
-def _load(checkpoint_path, step, ema, evaluator) -> tuple[policy_lib.Policy, Any]:
+def _load(
+    checkpoint_path, step, ema, temperature, seed, evaluator) -> tuple[policy_lib.Policy, Any]:
   """The policy and the evaluator, which must read and write tokens alike."""
-  policy = policy_lib.Policy.load(checkpoint_path, step=step, ema=ema)
+  policy = policy_lib.Policy.load(
+      checkpoint_path, step=step, ema=ema, temperature=temperature, seed=seed)
   asked = evaluator()
   if asked.processor.fingerprint != policy.processor.fingerprint:
     raise ValueError(

@@ -13,6 +13,10 @@ import numpy as np
 
 _PAD = 0
 
+# Bytes up to which the tokens that each state allows are one table. Language-Table's 441 answers,
+# or a plan of 64 tokens, have hundreds of states: those are looked up by token class.
+_MOST_TABLE = 2**25
+
 
 class GrammarMask:
   """A grammar as device tables over the `vocab_size` ids that the model scores.
@@ -38,12 +42,18 @@ class GrammarMask:
       token_class_V = np.append(token_class_V, np.full(extra, next_SxC.shape[1], np.int32))
       next_SxC = np.pad(next_SxC, ((0, 0), (0, 1)), constant_values=-1)
     self._token_class_V, self._next_SxC = token_class_V, next_SxC
-    # A grammar has a dozen states: whole rows are looked up, not a token at a time.
-    self._allowed_SxV = next_SxC[:, token_class_V] >= 0
+    # Where a grammar has a dozen states, whole rows are looked up, not a token at a time.
+    small = len(next_SxC) * vocab_size <= _MOST_TABLE
+    self._allowed_SxV = next_SxC[:, token_class_V] >= 0 if small else None
 
   def apply(self, logits_BxV: jax.Array, state_B: jax.Array) -> jax.Array:
     """Logits with -inf at every token that the row's state refuses."""
-    return jnp.where(jnp.asarray(self._allowed_SxV)[state_B], logits_BxV, -jnp.inf)
+    if self._allowed_SxV is not None:
+      allowed_BxV = jnp.asarray(self._allowed_SxV)[state_B]
+    else:
+      allowed_BxC = jnp.asarray(self._next_SxC)[state_B] >= 0
+      allowed_BxV = allowed_BxC[:, jnp.asarray(self._token_class_V)]
+    return jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
 
   def next_state(self, state_B: jax.Array, token_B: jax.Array) -> jax.Array:
     """The states after `token_B`, which the states must allow."""

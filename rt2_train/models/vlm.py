@@ -59,6 +59,7 @@ class VisionLanguageModel(abc.ABC):
       label_smoothing: float = 0.0,
       loss_normalizing_factor: str | float | None = 'NUM_REAL_TARGET_TOKENS',
       action_sources: Sequence[str] = ('robot',),
+      plan_sources: Sequence[str] = ('chain_of_thought',),
   ):
     """Checks that module and processor fit.
 
@@ -71,7 +72,9 @@ class VisionLanguageModel(abc.ABC):
       z_loss: factor on log(Z)^2.
       label_smoothing: probability that is spread over the other tokens.
       loss_normalizing_factor: see losses.normalizer.
-      action_sources: names of the tasks whose answers are actions.
+      action_sources: names of the tasks whose answers are actions; asked by those who decode
+        batches without `grammar_state`, as T5X does.
+      plan_sources: names of the tasks whose answers are a plan and an action, likewise.
 
     Raises:
       ValueError: the processor's tokens or images do not fit the module, or an unknown factor.
@@ -89,7 +92,7 @@ class VisionLanguageModel(abc.ABC):
     self._z_loss = z_loss
     self._label_smoothing = label_smoothing
     self._factor = loss_normalizing_factor
-    self._action_sources = tuple(action_sources)
+    self._action_sources, self._plan_sources = tuple(action_sources), tuple(plan_sources)
     self._mask, self._starts = None, {}
     if processor is not None:
       grammar, self._starts = processor.grammar()
@@ -186,7 +189,8 @@ class VisionLanguageModel(abc.ABC):
     """Answers each row under its grammar.
 
     Rows start in the grammar state `grammar_state` int32 [B] when the batch has it; else rows
-    whose `source` is an action task answer with an action and the others with anything.
+    whose `source` is an action task answer with an action, those of a plan task with a plan and
+    an action, and the others with anything.
 
     Args:
       params: parameters.
@@ -251,6 +255,7 @@ class VisionLanguageModel(abc.ABC):
         'label_smoothing': self._label_smoothing,
         'loss_normalizing_factor': self._factor,
         'action_sources': list(self._action_sources),
+        'plan_sources': list(self._plan_sources),
     }
 
   def _logits(self, params, batch, dropout_rng):
@@ -280,9 +285,13 @@ class VisionLanguageModel(abc.ABC):
     rows = batch['images'].shape[0]
     if 'source' not in batch:
       return jnp.full(rows, self._starts['question'], jnp.int32)
-    sources = [zlib.crc32(name.encode()) & 0x7fffffff for name in self._action_sources]
-    is_action_B = jnp.isin(batch['source'].reshape(rows), jnp.asarray(sources, jnp.int32))
-    return jnp.where(is_action_B, self._starts['action'], self._starts['question'])
+    start_B = jnp.full(rows, self._starts['question'], jnp.int32)
+    for kind, names in (('action', self._action_sources), ('plan', self._plan_sources)):
+      if kind in self._starts:
+        hashes = [zlib.crc32(name.encode()) & 0x7fffffff for name in names]
+        is_kind_B = jnp.isin(batch['source'].reshape(rows), jnp.asarray(hashes, jnp.int32))
+        start_B = jnp.where(is_kind_B, self._starts[kind], start_B)
+    return start_B
 
   def _check_fits(self, module: nn.Module, processor: Any) -> None:
     vocab_size, known = module.config.vocab_size, processor.vocabulary.vocab_size

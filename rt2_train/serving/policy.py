@@ -35,11 +35,13 @@ class Observation:
       filled up and masked.
     instruction: what to do; the answer is an action. Or:
     question: what to say; the answer is text.
+    plan: whether to write a plan before the action (RT-2, section 4.4), for a model that learnt to.
   """
 
   images: Sequence[np.ndarray | bytes]
   instruction: str | None = None
   question: str | None = None
+  plan: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Action:
     terminate: the episode is over.
     tokens: int32 [T], the ids the model wrote, padded.
     text: the action's integers, or the answer to the question.
+    plan: what the model said it would do; '' when it was not asked.
   """
 
   values: np.ndarray | None
   terminate: bool
   tokens: np.ndarray
   text: str
+  plan: str = ''
 
 
 class Policy:
@@ -148,7 +152,11 @@ class Policy:
       if (observation.instruction is None) == (observation.question is None):
         raise ValueError('needs an instruction or a question, and not both')
       images, image_mask = processor.images(observation.images)
-      if observation.instruction is not None:
+      if observation.plan:
+        if observation.instruction is None:
+          raise ValueError('a plan needs an instruction')
+        inputs, state = processor.plan_inputs(observation.instruction), self._start['plan']
+      elif observation.instruction is not None:
         inputs, state = processor.robot_inputs(observation.instruction), self._start['action']
       else:
         inputs = processor.text_inputs(prompts.vqa(observation.question))
@@ -178,12 +186,16 @@ class Policy:
     if observation.question is not None:
       text = self.processor.vocabulary.decode(tokens_T.tolist())
       return Action(values=None, terminate=False, tokens=tokens_T, text=text)
-    integers = self.processor.integers_from_tokens(tokens_T)
+    plan, answer = '', tokens_T
+    if observation.plan:
+      plan, answer = self.processor.split_plan(tokens_T)
+    integers = self.processor.integers_from_tokens(answer)
     return Action(
-        values=self.processor.action_from_tokens(tokens_T),
+        values=self.processor.action_from_tokens(answer),
         terminate=_says_stop(self.processor.action_space, integers),
         tokens=tokens_T,
         text=' '.join(map(str, integers.tolist())),
+        plan=plan,
     )
 
 

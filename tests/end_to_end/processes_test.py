@@ -28,9 +28,10 @@ def train(home, count: int, *arguments: str):
   return ended
 
 
-def train_small(home, count: int):
-  return train(home, count, '--gin_file=small.gin', f"--gin.MODEL_DIR='runs/{count}'",
-               f"--gin.RECORDED='recorded/{count}'")
+def train_small(home, count: int, run: str | None = None, *arguments: str):
+  run = run or str(count)
+  return train(home, count, '--gin_file=small.gin', f"--gin.MODEL_DIR='runs/{run}'",
+               f"--gin.RECORDED='recorded/{run}'", *arguments)
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +67,26 @@ def test_several_processes_train_like_one(alone, count):
   assert 'train step' in ended[0].stderr and 'step/s' in ended[0].stderr
   for other in ended[1:]:
     assert 'train step' not in other.stderr and 'step/s' not in other.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first, then', [(2, 1), (1, 2)])
+def test_twenty_steps_after_the_number_of_processes_changed_are_the_same(home, first, then):
+  (home / 'small.gin').write_text(small_run.GIN)
+  changed, name = 24, f'{first}_then_{then}'
+  longer = f'--gin.train.train_steps={changed}'
+  train_small(home, first, name)
+  train_small(home, then, name, longer)
+  if not (home / 'runs/whole').exists():
+    train_small(home, 1, 'whole', longer)
+  runs = home / 'runs'
+  assert_same_lines(
+      runs / name / 'train-metrics.jsonl', runs / 'whole/train-metrics.jsonl', changed)
+  for step in range(STEPS, changed):
+    expected = recorded_batches.read(home / 'recorded/whole', step)
+    batch = recorded_batches.read(home / 'recorded' / name, step)
+    for feature, rows in expected.items():
+      np.testing.assert_array_equal(batch[feature], rows, f'{feature} of step {step}')
 
 
 @pytest.mark.slow

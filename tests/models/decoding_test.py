@@ -116,6 +116,17 @@ def test_ids_beyond_the_tokenizer_are_refused():
     decoding.GrammarMask(g.token_class_V, g.next_SxC, 5)
 
 
+def test_many_states_are_masked_as_few_are(monkeypatch):
+  g = grammar.trie([[3, 9, 4], [3, 4], [7, 7]], VOCAB - 2, eos=EOS, pad=PAD)
+  few = decoding.GrammarMask(g.token_class_V, g.next_SxC, VOCAB)
+  monkeypatch.setattr(decoding, '_MOST_TABLE', 1)
+  many = decoding.GrammarMask(g.token_class_V, g.next_SxC, VOCAB)
+  states = jnp.arange(len(g.next_SxC))
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(len(states), VOCAB)), jnp.float32)
+  np.testing.assert_array_equal(many.apply(logits, states), few.apply(logits, states))
+  assert not np.isfinite(many.apply(logits, states)[:, -2:]).any()
+
+
 def test_sampling_follows_the_tempered_distribution_of_the_allowed_tokens():
   g = grammar.slots([[3, 4]], VOCAB, eos=EOS, pad=PAD)
   mask = decoding.GrammarMask(g.token_class_V, g.next_SxC, VOCAB)

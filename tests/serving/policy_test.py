@@ -1,5 +1,6 @@
 """What a robot, or somebody with a question, may rely on when it calls the policy."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -112,6 +113,18 @@ def test_a_question_is_answered_with_text(policy, processor):
   assert answer.text == processor.vocabulary.decode(answer.tokens.tolist())
 
 
+def test_a_plan_comes_before_a_valid_action_beside_other_answers(processor):
+  planner = dataclasses.replace(processor, targets_length=40, plan_length=16)
+  model = make_model(planner)
+  policy = policy_lib.Policy(model, make_params(model, seed=1), planner, batch_sizes=(4,))
+  planned = dataclasses.replace(instruction(), plan=True)
+  first, second, third = policy.infer([planned, instruction(), question()])
+  assert len(first.text.split()) == len(second.text.split()) == 8
+  written, action = planner.split_plan(first.tokens)
+  assert first.plan == written and second.plan == third.plan == ''
+  np.testing.assert_array_equal(first.values, planner.action_from_tokens(action))
+
+
 def test_each_row_of_a_mixed_batch_is_answered_as_if_it_were_alone(policy):
   observations = [instruction(0), question(1), instruction(2), question(3), question(4)]
   alone = [policy.infer([observation])[0] for observation in observations]
@@ -155,6 +168,8 @@ def test_encoded_and_decoded_frames_are_the_same_to_the_policy(policy):
         (policy_lib.Observation([frame()]), 'needs an instruction or a question'),
         (policy_lib.Observation([frame()], 'pick anchor', 'where?'), 'and not both'),
         (policy_lib.Observation([frame()], ''), 'instruction is empty'),
+        (policy_lib.Observation([frame()], 'pick anchor', plan=True), 'writes no plans'),
+        (policy_lib.Observation([frame()], question='where?', plan=True), 'needs an instruction'),
         (policy_lib.Observation([frame(), frame()], 'pick anchor'), '2 frames, but'),
         (policy_lib.Observation([b'\xff\xd8 torn'], 'pick anchor'), 'truncated'),
         (policy_lib.Observation([frame().astype(np.float32)], 'pick anchor'), 'uint8'),
