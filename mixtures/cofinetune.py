@@ -8,14 +8,14 @@ for how data are named.
 """
 
 import gin
-import seqio
 
-from mixtures import robot  # Registers task `robot`.  pylint: disable=unused-import
+from mixtures import robot
+from mixtures import sources
 from mixtures import web
 
 
 @gin.configurable
-def rates(robot: float = 0.5) -> float:
+def rates(robot: float = 0.5) -> float:  # pylint: disable=redefined-outer-name
   """Share of robot examples; RT-2 used about 50 % (PaLI-X) and 66 % (PaLM-E)."""
   if not 0 < robot <= 1:
     raise ValueError(
@@ -23,13 +23,5 @@ def rates(robot: float = 0.5) -> float:
   return robot
 
 
-def _web(task: seqio.Task) -> float:
-  if rates() < 1 and not any(source.configured().splits for source in web.SOURCES.values()):
-    raise ValueError(
-        'mixture cofinetune: no web source is configured; name files in one of '
-        f'{", ".join("mixtures.web." + name for name in web.SOURCES)}, or use task robot')
-  return (1 - rates()) * web.share(task)
-
-
-seqio.MixtureRegistry.add(
-    'cofinetune', [('robot', lambda _: rates()), *((name, _web) for name in web.SOURCES)])
+sources.add_mixture(
+    'cofinetune', (rates, robot.rates), (lambda: 1 - rates(), web.rates))

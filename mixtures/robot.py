@@ -1,72 +1,94 @@
-"""Task `robot`: one episode dataset in RLDS format, named in gin.
+"""Robot episodes in RLDS format: task `robot`, and how to add others.
 
   import mixtures.robot
   mixtures.robot.source.data_dir = '/data/fractal20220817_data/0.1.0'
   mixtures.robot.source.layout = 'fractal'
-  mixtures.robot.source.processor = %PROCESSOR
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import inspect
 
 import gin
 
-from rt2_train.data import layouts
+from mixtures import sources
 from rt2_train.data import metrics
 from rt2_train.data import rlds
 from rt2_train.data import tasks
-from rt2_train.processor import Processor
+
+# Of a reader, what is not gin's to say, or said in another way.
+_FIXED = ('self', 'data_dir', 'split', 'processor')
+# Options that name files of data beside the episodes.
+_FILES = ('annotation_file', 'paraphrase_file')
+_EXAMPLE = '/data/fractal20220817_data/0.1.0'
 
 
-@gin.configurable
-def source(
-    data_dir: str | None = None,
-    layout: str | layouts.Layout = 'fractal',
-    processor: Processor | None = None,
-    splits: Mapping[str, str] | None = None,
-    index_dir: str | None = None,
-    on_bad: str | Mapping[str, str] = 'error',
-    max_bad_share: float = 0.001,
-) -> tasks.Configured:
-  """The dataset behind task `robot`.
+def dataset(module: str, name: str, reader: Callable, **fixed: object) -> sources.Source:
+  """What gin configures of an episode dataset, for `module` to keep under `name`.
+
+  Gin names `data_dir` (a TFDS directory, the one that holds features.json) and `splits` (SeqIO
+  split -> TFDS split; train -> train and validation -> val when it says nothing), and may set any
+  option of the reader.
 
   Args:
-    data_dir: TFDS directory, the one that holds features.json.
-    layout: a name of `layouts.LAYOUTS`, or a Layout of one's own.
-    processor: of the model.
-    splits: SeqIO split -> TFDS split; default: train -> train, validation -> val.
-    index_dir: where the index is kept; default: beside the data.
-    on_bad, max_bad_share: what broken data may do, see `faults.enforce`; for data of which some
-      episodes have no instruction, as BridgeData V2: {'empty instruction': 'skip'}.
-
-  Raises:
-    ValueError: `data_dir` or `processor` is not set.
+    module: with `name` it is gin's name for the dataset.
+    name: see `module`.
+    reader: opens one split: reader(data_dir, split, processor, option=...).
+    **fixed: options whose defaults differ from the reader's.
   """
-  for name, value, example in (
-      ('data_dir', data_dir, "'/data/fractal20220817_data/0.1.0'"),
-      ('processor', processor, '%PROCESSOR'),
-  ):
-    if value is None:
-      raise ValueError(
-          f'task robot is not configured; add to the gin file: mixtures.robot.source.{name} = '
-          f'{example}')
-  splits = splits or {'train': 'train', 'validation': 'val'}
-  return tasks.Configured(
-      splits={
-          name: functools.partial(
-              rlds.RobotExamples, data_dir, split, processor, layout, index_dir, on_bad,
-              max_bad_share)
-          for name, split in splits.items()
-      },
-      processor=processor,
-  )
+
+  def source(
+      data_dir: str | None = None, splits: Mapping[str, str] | None = None, **options
+  ) -> tasks.Configured:
+    processor = sources.model()
+    if data_dir is None:
+      return tasks.Configured({}, processor)
+    sources.check_model(f'of {module}.{name}', processor)
+    splits = splits or {'train': 'train', 'validation': 'val'}
+    options.update({key: sources.path(options[key]) for key in _FILES if options.get(key)})
+    return tasks.Configured(
+        splits={
+            ours: functools.partial(
+                reader, sources.path(data_dir), theirs, processor, **{**fixed, **options})
+            for ours, theirs in splits.items()},
+        processor=processor)
+
+  own = [parameter for parameter in inspect.signature(source).parameters.values()
+         if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+  options = [
+      parameter.replace(default=fixed.get(key, parameter.default))
+      for key, parameter in inspect.signature(reader).parameters.items() if key not in _FIXED]
+  return sources.configurable(module, name, source, [*own, *options], reader.__doc__)
 
 
-def actions(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-  """`metrics.actions` with the processor of `source`."""
-  return metrics.actions(targets, predictions, source().processor)
+def register(
+    task: str,
+    source: sources.Source,
+    metric: Callable[..., Mapping[str, float]] = metrics.actions,
+    example: str = _EXAMPLE,
+) -> None:
+  """Registers the task of a `dataset`.
+
+  Args:
+    task: its name.
+    source: what gin says of it.
+    metric: of (targets, predictions, processor).
+    example: of a directory, for messages.
+  """
+
+  def judged(targets: Sequence, predictions: Sequence) -> dict[str, float]:
+    return metric(targets, predictions, sources.model())
+
+  judged.__name__ = metric.__name__
+  name = sources.name_of(source)
+  sources.ALL[task] = source
+  tasks.add_task(
+      task, lambda: source().splits, [judged],
+      remedy=f"add to the gin file: {name}.data_dir = '{example}'; its splits are named in "
+             f'{name}.splits')
 
 
-tasks.add_task(
-    'robot', lambda: source().splits, [actions],
-    remedy='name its splits in mixtures.robot.source.splits')
+source = dataset('mixtures.robot', 'source', rlds.RobotExamples)
+register('robot', source)
+
+rates = sources.rates('mixtures.robot', {'robot': 1.0})

@@ -8,6 +8,7 @@ go to ids and back by table.
 
 from collections.abc import Iterable, Sequence
 import collections
+import functools
 import hashlib
 import io
 import logging
@@ -25,6 +26,8 @@ from rt2_train import sequences
 
 NUM_ACTION_TOKENS = 256
 _SPACE = '\u2581'
+# The pieces that stand for spans of text left out (T5), as umT5 and as mT5 hold them.
+_SENTINELS = ('<extra_id_{}>', f'{_SPACE}<extra_id_{{}}>')
 # SentencePiece's own limits for a piece and for the pieces that training starts from.
 _LONGEST_PIECE, _MOST_SEEDS = 16, 1_000_000
 _TRAIN_REMEDY = (
@@ -92,6 +95,24 @@ class Vocabulary:
     self._integer_of = {int(id_): i for i, id_ in enumerate(self.action_ids_256)}
     self.fingerprint = hashlib.sha256(
         self.model_bytes + action_tokens.encode() + self.action_ids_256.tobytes()).hexdigest()
+
+  @functools.cached_property
+  def sentinel_ids(self) -> tuple[int, ...]:
+    """Ids of <extra_id_0>, <extra_id_1>, ...: what stands for a span of text that is left out (T5).
+
+    Raises:
+      ValueError: the model has none.
+    """
+    for form in _SENTINELS:
+      ids = []
+      while (id_ := self._model.piece_to_id(form.format(len(ids)))) != self.unk_id:
+        ids.append(id_)
+      if ids:
+        return tuple(ids)
+    raise ValueError(
+        f'vocabulary {self.model_file} has no piece <extra_id_0>, but span corruption marks with '
+        'such pieces what it leaves out; use a model that holds them (mT5, umT5), or train one '
+        'with vocabulary.train(..., num_sentinels=100)')
 
   def __eq__(self, other) -> bool:
     return isinstance(other, Vocabulary) and self.fingerprint == other.fingerprint
@@ -275,7 +296,12 @@ def least_frequent(
 
 
 def train(
-    texts: Iterable[str], model_file: str, vocab_size: int, num_integers: int = 1000) -> None:
+    texts: Iterable[str],
+    model_file: str,
+    vocab_size: int,
+    num_integers: int = 1000,
+    num_sentinels: int = 0,
+) -> None:
   """Trains a unigram model in which each of 0..num_integers-1 is one piece; writes it whole.
 
   Ids are pad 0, eos 1, unk 2 and no bos. All printable ASCII can be written, whatever the texts
@@ -287,16 +313,19 @@ def train(
     model_file: where to write; the old file stays until the new one is complete.
     vocab_size: largest number of pieces.
     num_integers: how many integers get their own piece; detection uses 1000.
+    num_sentinels: how many `sentinel_ids` it has, in mT5's form; span corruption needs some.
 
   Raises:
-    ValueError: there is no text, or `vocab_size` is too small for the integers and characters.
+    ValueError: there is no text, or `vocab_size` is too small for the integers, sentinels and
+      characters.
   """
   characters = set(string.printable) - set(string.whitespace)
-  needed = 3 + num_integers + len(characters)
+  needed = 3 + num_integers + num_sentinels + len(characters)
   if vocab_size <= needed:
+    sentinels = f', {num_sentinels} sentinels' if num_sentinels else ''
     raise ValueError(
         f'vocab_size is {vocab_size}; it must be above {needed}: 3 special pieces, {num_integers} '
-        f'integers and {len(characters)} characters come before the first word')
+        f'integers{sentinels} and {len(characters)} characters come before the first word')
   sentences = [text for text in (' '.join(text.split()) for text in texts) if text]
   if not sentences:
     raise ValueError(f'no text to train {model_file} on')
@@ -314,7 +343,9 @@ def train(
         hard_vocab_limit=False,
         seed_sentencepieces_file=seeds_file,
         # '\u2581' makes the piece a whole word: a bare '12' would need a space piece before it.
-        user_defined_symbols=[f'{_SPACE}{i}' for i in range(num_integers)],
+        user_defined_symbols=[
+            *(f'{_SPACE}{i}' for i in range(num_integers)),
+            *(_SENTINELS[-1].format(i) for i in range(num_sentinels))],
         required_chars=''.join(sorted(characters)),
         character_coverage=1.0,
         byte_fallback=False,

@@ -1,5 +1,7 @@
 """What an action space keeps: every integer comes back, every value within one bin."""
 
+import json
+
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -139,6 +141,29 @@ def test_a_space_comes_back_from_json(low_high, scheme, first, count):
 def test_the_papers_spaces_come_back_from_json_and_are_hashable(space):
   assert actions.ActionSpace.from_json(space.to_json()) == space
   assert hash(actions.ActionSpace.from_json(space.to_json())) == hash(space)
+
+
+def test_the_rate_travels_and_a_space_without_one_is_written_as_before_there_was_one():
+  fast = actions.rt2(control_hz=3)
+  assert actions.ActionSpace.from_json(fast.to_json()).control_hz == 3
+  assert actions.RT2.control_hz is None and fast != actions.RT2
+  assert sorted(json.loads(actions.RT2.to_json())) == ['dimensions', 'name', 'scheme']
+  old = {**json.loads(fast.to_json())}
+  del old['control_hz']
+  assert actions.ActionSpace.from_json(json.dumps(old)) == actions.RT2
+
+
+def test_language_table_states_its_rate():
+  assert actions.LANGUAGE_TABLE.control_hz == 10
+  assert actions.language_table(control_hz=5) != actions.LANGUAGE_TABLE
+  assert actions.language_table(control_hz=None).control_hz is None
+
+
+@pytest.mark.parametrize('rate', [0, -1, np.nan, np.inf])
+def test_a_rate_that_cannot_be_is_refused(rate):
+  with pytest.raises(ValueError, match=f'^action space rt2: control_hz is {rate}; it is actions '
+                     'per second, above 0, or None$'):
+    actions.rt2(control_hz=rate)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', '{"dimensions": [{"name": "x"}]}', '3'])

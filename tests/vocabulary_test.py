@@ -265,6 +265,35 @@ def test_another_padding_is_refused(tmp_path):
     vocabulary_lib.Vocabulary(file, 'least_frequent')
 
 
+def test_sentinels_are_found_in_the_form_in_which_mt5_holds_them(tmp_path):
+  file = str(tmp_path / 'sentinels.model')
+  vocabulary_lib.train(corpus(50, 200), file, 900, num_integers=256, num_sentinels=7)
+  vocabulary = vocabulary_lib.Vocabulary(file)
+  assert vocabulary.decode([*vocabulary.encode('a'), vocabulary.sentinel_ids[3]]).split() == [
+      'a', '<extra_id_3>']
+  assert len(set(vocabulary.sentinel_ids)) == 7
+  # They come after the integers and change no other piece before them.
+  without = str(tmp_path / 'plain.model')
+  vocabulary_lib.train(corpus(50, 200), without, 900, num_integers=256)
+  assert vocabulary_lib.Vocabulary(without).encode('7 255') == vocabulary.encode('7 255')
+
+
+@pytest.mark.parametrize('form', ['<extra_id_{}>', '\u2581<extra_id_{}>'])
+def test_sentinels_may_stand_in_any_order(tmp_path, form):
+  # mT5 holds them last to first.
+  symbols = [form.format(i) for i in reversed(range(5))]
+  file = trained(tmp_path, 'other', user_defined_symbols=symbols)
+  vocabulary = vocabulary_lib.Vocabulary(file, 'least_frequent')
+  model = sentencepiece.SentencePieceProcessor(model_file=file)
+  assert [model.id_to_piece(id_) for id_ in vocabulary.sentinel_ids] == symbols[::-1]
+
+
+def test_a_model_without_sentinels_says_so_when_it_is_asked(ours):
+  with pytest.raises(ValueError, match='ours.model has no piece <extra_id_0>, but span corruption'
+                     r'.*use a model that holds them \(mT5, umT5\), or train one with '):
+    _ = ours.sentinel_ids
+
+
 def test_a_misspelt_scheme_is_refused(model_file):
   with pytest.raises(ValueError, match="action_tokens is 'integer'"):
     vocabulary_lib.Vocabulary(model_file, 'integer')

@@ -119,21 +119,24 @@ def open_source(
 
 
 def _gin_source() -> dict[str, object]:
-  """What the gin flags bind of `mixtures.robot.source`, without its processor."""
+  """What the gin flags bind of `mixtures.robot.source`."""
   if not flags.FLAGS.gin_file and not flags.FLAGS.gin_bindings:
     return {}
   main_lib.parse_gin()
   # Brings TensorFlow along, which takes seconds that a plain DIR need not wait for.
   from mixtures import robot
+  from mixtures import sources
 
   bound = gin.get_bindings(robot.source, resolve_references=False)
-  # Gin builds what is copied: the processor must stay a reference, since it would read the
-  # vocabulary, which may be about to be trained.
   wanted = ('data_dir', 'layout', 'splits', 'index_dir')
   try:
-    return {name: copy.deepcopy(bound[name]) for name in wanted if name in bound}
+    # Gin builds what is copied, such as a Layout.
+    found = {name: copy.deepcopy(bound[name]) for name in wanted if name in bound}
   except TypeError as error:  # A field of a Layout that has no default.
     raise ValueError(f'gin: {gin_files.message(error)}') from error
+  if found.get('data_dir'):
+    found['data_dir'] = sources.path(found['data_dir'])
+  return found
 
 
 def print_report(report: dict):

@@ -129,7 +129,8 @@ def contact_sheet(
     for axis, i in zip(row, rows[chosen]):
       step = steps.step(int(i))
       try:
-        axis.imshow(images.decode(step.images[0]))
+        frame = images.decode(step.images[0])
+        axis.imshow(frame[..., ::-1] if steps.layout.bgr else frame)
       except ValueError as e:
         raise ValueError(f'{steps.example_id(int(i))}: {e}; write the shard again') from e
       title = f'step {step.step}' + (' (last)' if step.is_last else '')

@@ -24,6 +24,9 @@ _OUTPUT = flags.DEFINE_string('output', None, 'Where the SentencePiece model goe
 _VOCAB_SIZE = flags.DEFINE_integer(
     'vocab_size', 8000, 'Most pieces; little text ends in fewer.', lower_bound=1)
 _TEXTS = flags.DEFINE_list('texts', [], 'Text files, UTF-8, a sentence per line; commas between.')
+_NUM_SENTINELS = flags.DEFINE_integer(
+    'num_sentinels', 0, 'Pieces that mark what span corruption leaves out; T5 has 100.',
+    lower_bound=0)
 
 # What a vocabulary sees once it spells out.
 _REPEATS = 2
@@ -36,7 +39,8 @@ def main(argv: list[str]) -> int:
     raise app.UsageError('say where the vocabulary goes: python -m tools.train_vocabulary DIR '
                          '--output=FILE')
   train(
-      index_dataset.named_sources(argv[1:]), _OUTPUT.value, _VOCAB_SIZE.value, _TEXTS.value)
+      index_dataset.named_sources(argv[1:]), _OUTPUT.value, _VOCAB_SIZE.value, _TEXTS.value,
+      _NUM_SENTINELS.value)
   return 0
 
 
@@ -45,6 +49,7 @@ def train(
     output: str,
     vocab_size: int,
     text_files: Sequence[str] = (),
+    num_sentinels: int = 0,
 ):
   """Trains the vocabulary, checks it, and prints what to put into the gin file.
 
@@ -63,7 +68,7 @@ def train(
       instructions += [steps.instructions[number] for number in pairs[:, 1]]
       print(f'{steps.name}: {len(pairs)} prompts, {len(steps.instructions)} different ones')
   texts = [prompts.robot(instruction) for instruction in instructions]
-  vocabulary.train((texts + lines) * _REPEATS, output, vocab_size)
+  vocabulary.train((texts + lines) * _REPEATS, output, vocab_size, num_sentinels=num_sentinels)
   trained = vocabulary.Vocabulary(output)
   longest = max(set(texts), key=lambda text: (len(trained.encode(text)), text))
   length = len(trained.encode(longest))

@@ -1,4 +1,4 @@
-"""Writes web pictures of the tabletop to disk: VQAv2-style JSON, and caption TFRecords."""
+"""Writes web pictures of the tabletop to disk: VQAv2's and COCO's JSON, and caption TFRecords."""
 
 from collections.abc import Iterable
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from rt2_train import prompts
+from rt2_train.sim import drawing
 from rt2_train.sim import web
 from tools import fractal_writer
 
@@ -17,15 +18,15 @@ Pictures = Iterable[tuple[np.random.Generator, web.Picture]]
 def write_vqa(
     directory: str, split: str, image_size: int, pictures: Pictures, num_questions: int,
 ) -> list[str]:
-  """Writes questions, and a detection for each picture, in VQAv2's form; returns all the text.
+  """Writes questions in VQAv2's form and objects in COCO's; returns all the text.
 
-  Files: {split}_questions.json and {split}_annotations.json, {split}_detection_questions.json and
-  {split}_detection_annotations.json, images/{split}/{image_id:012d}.jpg. Beside VQAv2's keys an
-  annotation's `question_type` is the kind of question, and `answers` are all that are right.
+  Files: {split}_questions.json and {split}_annotations.json, {split}_instances.json,
+  images/{split}/{image_id:012d}.jpg. Beside VQAv2's keys an annotation's `question_type` is the
+  kind of question, and `answers` are all that are right.
   """
   images = os.path.join(directory, 'images', split)
   os.makedirs(images)
-  asked, detected, texts = ([], []), ([], []), []
+  asked, seen, texts = ([], []), [], []
   for image_id, (rng, picture) in enumerate(pictures):
     with open(os.path.join(images, f'{image_id:012d}.jpg'), 'wb') as file:
       file.write(fractal_writer.jpeg(picture.draw(image_size)))
@@ -33,12 +34,14 @@ def write_vqa(
       _append(asked, image_id, question)
       texts += [prompts.vqa(question.text), question.answer]
     question = web.sample_detection(rng, picture, image_size)
-    _append(detected, image_id, question)
     texts += [question.text, question.answer]
-  for stem, (questions, annotations) in {'': asked, 'detection_': detected}.items():
-    path = os.path.join(directory, f'{split}_{stem}')
-    _write_json(f'{path}questions.json', {'questions': questions})
-    _write_json(f'{path}annotations.json', {'annotations': annotations})
+    seen.append([
+        (name, drawing.object_box(picture.scene, picture.state, i, image_size))
+        for i, name in enumerate(picture.names)])
+  path = os.path.join(directory, split)
+  _write_json(f'{path}_questions.json', {'questions': asked[0]})
+  _write_json(f'{path}_annotations.json', {'annotations': asked[1]})
+  _write_json(f'{path}_instances.json', _instances(seen, image_size))
   return texts
 
 
@@ -80,6 +83,32 @@ def _append(asked: tuple[list, list], image_id: int, question: web.Question) -> 
       'multiple_choice_answer': question.answer,
       'answers': [{'answer': answer} for answer in question.accepted],
   })
+
+
+def _instances(seen: list[list[tuple[str, tuple[float, ...]]]], image_size: int) -> dict:
+  """COCO's instances of pictures, each with (name, (y0, x0, y1, x1) as shares) of its objects."""
+  names = sorted({name for objects in seen for name, _ in objects})
+  annotations = []
+  for image_id, objects in enumerate(seen):
+    for name, box in objects:
+      # Boxes begin and end with a pixel.
+      y0, x0, y1, x1 = (round(share * image_size) for share in box)
+      annotations.append({
+          'id': len(annotations),
+          'image_id': image_id,
+          'category_id': names.index(name) + 1,
+          'bbox': [x0, y0, x1 - x0, y1 - y0],
+          'area': (x1 - x0) * (y1 - y0),
+          'iscrowd': 0,
+      })
+  return {
+      'images': [
+          {'id': image_id, 'file_name': f'{image_id:012d}.jpg', 'width': image_size,
+           'height': image_size}
+          for image_id in range(len(seen))],
+      'annotations': annotations,
+      'categories': [{'id': number, 'name': name} for number, name in enumerate(names, 1)],
+  }
 
 
 def _example(values: dict[str, bytes]) -> bytes:

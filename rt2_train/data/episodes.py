@@ -4,7 +4,7 @@ Shape suffixes: T steps of the episode, K of them kept, C cameras, M motion dime
 dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import math
 
 import numpy as np
@@ -12,22 +12,23 @@ import numpy as np
 from rt2_train import actions
 from rt2_train.data import faults
 from rt2_train.data import index
-from rt2_train.data import layouts
+from rt2_train.data import layout as layout_lib
 from rt2_train.data import tfds_directory
 from rt2_train.data import tfrecord
 
 _STOP, _BASE = 0, 2  # argmax of fractal's terminate_episode; 1 is arm and gripper.
 _FLAGS = ('is_first', 'is_last')
+EXTRA = 'extra/'  # What the index puts before a layout's extra_keys.
 
 
 class EpisodeReader:
   """Reads episodes of one layout; calling it with a record gives its index.Rows."""
 
   def __init__(
-      self, layout: layouts.Layout, features: Mapping[str, tfds_directory.FeatureSpec]):
+      self, layout: layout_lib.Layout, features: Mapping[str, tfds_directory.FeatureSpec]):
     self._layout = layout
     flags = [f'steps/{key}' for key in _FLAGS if f'steps/{key}' in features]
-    self._wanted = {f'steps/{key}' for key in layout.keys}.union(flags)
+    self._wanted = {*layout.features, *flags}
     self._specs = {key: features[key] for key in self._wanted}
 
   def __call__(self, record: bytes) -> index.Rows:
@@ -39,6 +40,7 @@ class EpisodeReader:
       raise faults.Fault('not an Example', str(e)) from e
     if absent := sorted(self._wanted - set(found)):
       raise faults.Fault('missing feature', f'has no {", ".join(absent)}')
+    succeeded = not layout.success or _is_true(layout.success, found.pop(layout.success))
     num_steps = len(found[f'steps/{layout.images[0]}'])
     columns = {
         key.removeprefix('steps/'): _column(key, found[key], self._specs[key], num_steps)
@@ -47,9 +49,13 @@ class EpisodeReader:
       raise faults.Fault('unequal lengths', 'holds no steps')
     last_T = _is_last(columns, num_steps)
     broken = {}
-    instructions = self._instructions(record, columns, broken)
+    texts = {'instruction': self._instructions(record, columns, broken)}
+    if layout.plan:
+      texts['plan'] = _texts(record, columns[layout.plan], 'the plan', broken)
+    extra = self._extra(columns, broken)
     action_TxD, stop_T = self._actions(columns, last_T, broken)
-    left_out = self._left_out(columns, action_TxD, last_T)
+    left_out = (self._left_out(columns, action_TxD, last_T) if succeeded else
+                dict.fromkeys(range(num_steps), 'episode without success'))
     spans_TxCx2 = np.stack([columns[key] for key in layout.images], 1)
     kept = []
     for step in range(num_steps):
@@ -63,8 +69,9 @@ class EpisodeReader:
     return index.Rows(
         steps_R=np.array(kept, np.int32),
         images_RxCx2=spans_TxCx2[kept],
-        columns={'action': action_TxD[kept], 'is_last': last_T[kept]},
-        texts={'instruction': [instructions[step] for step in kept]},
+        columns={'action': action_TxD[kept], 'is_last': last_T[kept],
+                 **{key: column[kept] for key, column in extra.items()}},
+        texts={key: [said[step] for step in kept] for key, said in texts.items()},
         seen=num_steps,
         left_out={reason: reasons.count(reason) for reason in set(reasons)},
         broken=[fault for step, fault in sorted(broken.items()) if step not in left_out],
@@ -73,20 +80,22 @@ class EpisodeReader:
   def _instructions(self, record: bytes, columns, broken: dict) -> list[str]:
     """The instruction of each step, '' where there is none that can be read."""
     column = columns[self._layout.instruction]
-    code_points = self._layout.text == 'code_points'
-    texts = []
-    for step, value in enumerate(column):
-      text = ''
-      try:
-        text = (_from_code_points(value) if code_points else
-                faults.text(record, *value, 'the instruction'))
-      except ValueError as e:
-        broken[step] = faults.Fault('bad text', str(e), step)
-      else:
-        if not text:
-          broken[step] = faults.Fault('empty instruction', 'the instruction is empty', step)
-      texts.append(text)
+    decode = _from_code_points if self._layout.text == 'code_points' else None
+    texts = _texts(record, column, 'the instruction', broken, decode)
+    for step, text in enumerate(texts):
+      if not text and step not in broken:
+        broken[step] = faults.Fault('empty instruction', 'the instruction is empty', step)
     return texts
+
+  def _extra(self, columns, broken: dict) -> dict[str, np.ndarray]:
+    """float32 [T, ...] of each extra key."""
+    found = {}
+    for key in self._layout.extra_keys:
+      found[EXTRA + key] = column = columns[key].astype(np.float32)
+      for step in np.flatnonzero(~np.isfinite(column.reshape(len(column), -1)).all(1)):
+        said = f'{key} is {column[step].tolist()}, not finite'
+        broken[int(step)] = faults.Fault('bad action', said, int(step))
+    return found
 
   def _actions(self, columns, last_T, broken: dict) -> tuple[np.ndarray, np.ndarray]:
     """float32 [T, D] in the layout's order, and where the episode stops."""
@@ -188,6 +197,29 @@ def _column(
     raise faults.Fault(
         'unequal lengths', f'{key} has {len(feature)} numbers for {num_steps} steps of {size}')
   return feature.values.reshape(num_steps, *(d or 1 for d in spec.shape))
+
+
+def _is_true(key: str, feature: tfrecord.Feature) -> bool:
+  """The one truth value of an episode's own feature."""
+  if feature.kind == 'bytes' or len(feature) != 1:
+    said = f'holds {len(feature)} values of {feature.kind}, not one number'
+    raise faults.Fault('missing feature', f'{key} {said}')
+  return bool(feature.values[0])
+
+
+def _texts(
+    record: bytes, column: np.ndarray, what: str, broken: dict,
+    decode: Callable[[np.ndarray], str] | None = None,
+) -> list[str]:
+  """The text of each step, from its span of bytes or by `decode`; '' where it cannot be read."""
+  texts = []
+  for step, value in enumerate(column):
+    try:
+      texts.append(decode(value) if decode else faults.text(record, *value, what))
+    except ValueError as e:
+      texts.append('')
+      broken[step] = faults.Fault('bad text', str(e), step)
+  return texts
 
 
 def _is_last(columns: Mapping[str, np.ndarray], num_steps: int) -> np.ndarray:

@@ -14,6 +14,7 @@ REASONS = (
     'empty shard', 'truncated shard', 'record count', 'record CRC', 'not an Example',
     'missing feature', 'unequal lengths', 'step order', 'not an image', 'truncated image',
     'image size', 'missing image', 'bad action', 'bad text', 'empty instruction', 'empty text',
+    'bad box', 'sample order', 'not JSON',
 )
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HEAD, _TAIL = 1 << 16, 64  # Bytes of a file's two ends.

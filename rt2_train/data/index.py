@@ -1,13 +1,14 @@
-"""Random access to TFRecord shards in place: a side-car index of where each image lies.
+"""Random access to shards in place (TFRecord, tar, JSON lines): a side-car index of them.
 
-One sequential pass validates every record and notes (file, offset, length) of each step's images
-and its small columns; afterwards any step is one `pread` away. The index is one file, an
-uncompressed npz with a JSON header in it, memory-mapped, and whole or absent.
+One sequential pass validates every record and notes (file, offset, length) of each step's images,
+or of texts too large for a table, and its small columns; afterwards any step is one `pread` away.
+The index is one file, an uncompressed npz with a JSON header in it, memory-mapped, and whole or
+absent.
 
 Shape suffixes: N rows (steps), R rows of one record, C cameras.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import collections
 import dataclasses
 import functools
@@ -23,16 +24,19 @@ import numpy as np
 import tqdm
 
 from rt2_train.data import faults
+from rt2_train.data import index_file
 from rt2_train.data import tfrecord
 
 VERSION = 3
 _MAX_MESSAGES = 20
-_ROW_OF = {'episode': 'step', 'record': 'text'}  # What a row is called within its record.
+# What a row is called within its record.
+_ROW_OF = {'episode': 'step', 'record': 'text', 'sample': 'text'}
+_MOST_PARTS = 4096  # Arrays of a column that are held apart: small ones cost more than they hold.
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """A TFRecord file and how many records its metadata promises (None: nothing promises)."""
+  """A file of records, and how many of them its metadata promise (None: nothing promises)."""
 
   path: str
   records: int | None = None
@@ -44,7 +48,7 @@ class Rows:
 
   Attributes:
     steps_R: the step each row stands for.
-    images_RxCx2: start and stop of each image within the record.
+    images_RxCx2: start and stop of each image within the record; and of what is read as text.
     columns: name to array [R, ...].
     texts: name to R strings; kept once each.
     seen: steps in the record, with those left out and the broken ones.
@@ -63,6 +67,9 @@ class Rows:
 
 # Takes a record's payload, returns its rows; raises Fault when the whole record is lost.
 Reader = Callable[[bytes], Rows]
+# Takes the path of a shard, yields its records: `offset`, `payload`, `crc`, and `check()`, which
+# raises Fault where the record is broken. Raises CorruptFileError where it cannot read on.
+Records = Callable[[str], Iterator[tfrecord.Record]]
 
 
 class Texts(Sequence):
@@ -90,9 +97,14 @@ class Index:
     texts: name to Texts.
   """
 
-  def __init__(self, path: str, shards: Sequence[Shard]):
+  def __init__(self, path: str, shards: Sequence[Shard], name: str):
     self.path = path
-    self.header, arrays = _read(path)
+    self.header, arrays = index_file.read(path)
+    # Two datasets may share an index; each calls it by its own name.
+    self.header['first_faults'] = {
+        reason: [name + message.removeprefix(self.header['name']) for message in messages]
+        for reason, messages in self.header['first_faults'].items()}
+    self.header['name'] = name
     self.texts = {
         name: Texts(arrays.pop(f'{name}.text'), arrays.pop(f'{name}.ends'))
         for name in self.header['texts']}
@@ -115,13 +127,20 @@ class Index:
     Raises:
       ValueError: the file is shorter than it was when indexed.
     """
+    return self._pread(row, camera, 'image')
+
+  def text(self, row: int, part: int = 0) -> bytes:
+    """What was indexed at this place of `images_RxCx2` to be read as text; as `image`."""
+    return self._pread(row, part, 'text')
+
+  def _pread(self, row: int, part: int, what: str) -> bytes:
     path = self._paths[self.columns['file'][row]]
-    length = int(self.columns['length'][row, camera])
+    length = int(self.columns['length'][row, part])
     # Held by name until the read is done: another thread may evict it meanwhile.
     file = self._file(path)
-    data = os.pread(file.descriptor, length, int(self.columns['offset'][row, camera]))
+    data = os.pread(file.descriptor, length, int(self.columns['offset'][row, part]))
     if len(data) != length:
-      raise ValueError(f'{self.example_id(row)}: {path} ends inside the image, it was cut after '
+      raise ValueError(f'{self.example_id(row)}: {path} ends inside the {what}, it was cut after '
                        'indexing; copy the shard again')
     return data
 
@@ -148,6 +167,7 @@ def open_index(
     spec: str,
     path: str,
     unit: str = 'episode',
+    records: Records = tfrecord.records,
 ) -> Index:
   """Opens the index at `path`; builds it first when it is absent, stale or unreadable.
 
@@ -157,7 +177,8 @@ def open_index(
     read: turns a record into rows.
     spec: everything that decides what `read` returns, as text; another spec is another index.
     path: of the index file; its directory is made.
-    unit: what a record is: an 'episode' of steps, or a 'record' of texts about one image.
+    unit: what a record is: an 'episode' of steps, or a 'record' or 'sample' of texts.
+    records: walks through a shard, whatever its format.
 
   Raises:
     FileNotFoundError: a shard is missing.
@@ -167,17 +188,17 @@ def open_index(
   if os.path.exists(path):
     stale = _why_stale(path, source)
     if not stale:
-      return Index(path, shards)
+      return Index(path, shards, name)
     logging.warning('index %s is stale (%s): indexing %s again', path, stale, name)
   temporary = _writable(path)
   try:
-    header, arrays = _build(name, shards, read, unit)
-    _write(temporary, {'source': source, **header}, arrays)
+    header, arrays = _build(name, shards, read, unit, records)
+    index_file.write(temporary, {'source': source, **header}, arrays)
     os.replace(temporary, path)
   finally:
     if os.path.exists(temporary):
       os.unlink(temporary)
-  return Index(path, shards)
+  return Index(path, shards, name)
 
 
 def index_path(data_dir: str, index_dir: str | None, stem: str) -> str:
@@ -224,13 +245,15 @@ def _writable(path: str) -> str:
   return temporary
 
 
-def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple[dict, dict]:
+def _build(
+    name: str, shards: Sequence[Shard], read: Reader, unit: str, walk: Records
+) -> tuple[dict, dict]:
   """Reads every record once; returns the header and the arrays of the index."""
   rows = collections.defaultdict(list)
   ids = collections.defaultdict(dict)
   left_out, counts = collections.Counter(), collections.Counter()
   messages = collections.defaultdict(list)
-  steps = records = lost_steps = lost_records = 0
+  steps = records = lost_steps = lost_records = parts = 0
   digest = hashlib.sha256()
 
   def note(fault: faults.Fault, file: int, record: int | None):
@@ -238,13 +261,14 @@ def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple
     if len(messages[fault.reason]) < _MAX_MESSAGES:
       messages[fault.reason].append(f'{place(name, unit, file, record, fault.step)}: {fault}')
 
-  total = sum(os.path.getsize(shard.path) for shard in shards)
-  with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=f'index {name}') as progress:
+  sizes = [os.path.getsize(shard.path) for shard in shards]
+  begins = np.cumsum([0, *sizes])
+  with tqdm.tqdm(total=sum(sizes), unit='B', unit_scale=True, desc=f'index {name}') as progress:
     for file, shard in enumerate(shards):
       count, end, promised = 0, None, shard.records
       try:
-        for count, record in enumerate(tfrecord.records(shard.path), 1):
-          progress.update(len(record.payload) + 16)
+        for count, record in enumerate(walk(shard.path), 1):
+          progress.update(begins[file] + record.offset + len(record.payload) - progress.n)
           digest.update(record.crc.to_bytes(4, 'little'))
           if promised is not None and count > promised:
             continue  # The numbers of all later records go by the promise.
@@ -261,14 +285,20 @@ def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple
           left_out.update(got.left_out)
           for fault in got.broken:
             note(fault, file, count - 1)
-          _append(rows, ids, got, file, count - 1, record.offset)
+          if len(got.steps_R):
+            _append(rows, ids, got, file, count - 1, record.offset)
+            parts += 1
+          if parts == _MOST_PARTS:
+            for column in rows.values():
+              column[-parts:] = [np.concatenate(column[-parts:])]
+            parts = 0
       except tfrecord.CorruptFileError as e:
         end = ('truncated shard', str(e))
       except OSError as e:
         raise type(e)(
             f'{place(name, unit, file, None, None)}: {shard.path} cannot be read ({e.strerror})'
         ) from e
-      if not os.path.getsize(shard.path):
+      if not sizes[file]:
         end = ('empty shard', f'is empty (0 bytes, {promised or "some"} {unit}s expected)')
       elif end is None and promised not in (None, count):
         end = ('record count', f'holds {count} {unit}s, dataset_info.json promises {promised}')
@@ -280,7 +310,7 @@ def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple
       lost_records += lost
       records += count + lost if promised is None else max(count, promised)
 
-  arrays = {key: np.concatenate(parts) for key, parts in rows.items()}
+  arrays = {key: np.concatenate(column) for key, column in rows.items()}
   for key, table in ids.items():
     encoded = [text.encode() for text in table]
     arrays[f'{key}.text'] = np.frombuffer(b''.join(encoded), np.uint8)
@@ -298,16 +328,13 @@ def _build(name: str, shards: Sequence[Shard], read: Reader, unit: str) -> tuple
 
 
 def _rows(read: Reader, record: tfrecord.Record) -> Rows:
-  if not record.intact:
-    raise faults.Fault('record CRC', 'the record fails its CRC')
+  record.check()
   return read(record.payload)
 
 
 def _append(rows, ids, got: Rows, file: int, record: int, offset: int):
   """Adds the rows of one record to the growing columns."""
   size = len(got.steps_R)
-  if not size:
-    return
   rows['file'].append(np.full(size, file, np.int32))
   rows['record'].append(np.full(size, record, np.int32))
   rows['step'].append(np.asarray(got.steps_R, np.int32))
@@ -318,36 +345,6 @@ def _append(rows, ids, got: Rows, file: int, record: int, offset: int):
   for key, texts in got.texts.items():
     table = ids[key]
     rows[key].append(np.array([table.setdefault(t, len(table)) for t in texts], np.int32))
-
-
-def _write(path: str, header: Mapping, arrays: Mapping[str, np.ndarray]):
-  with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
-    for key, array in arrays.items():
-      with archive.open(f'{key}.npy', 'w', force_zip64=True) as member:
-        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-    # Last, so that a directory that lists it lists all the others.
-    archive.writestr('header.json', json.dumps(header, indent=1))
-
-
-def _read(path: str) -> tuple[dict, dict[str, np.ndarray]]:
-  """The header, and every array mapped read-only where it lies in the archive."""
-  arrays = {}
-  with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
-    for member in archive.infolist():
-      if not member.filename.endswith('.npy'):
-        continue
-      # The local header repeats the name and has its own extra field; the data follow.
-      file.seek(member.header_offset + 26)
-      file.seek(int.from_bytes(file.read(2), 'little') + int.from_bytes(file.read(2), 'little'), 1)
-      np.lib.format.read_magic(file)
-      shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-      if dtype.hasobject:
-        raise ValueError(f'{path}: {member.filename} holds Python objects, not numbers')
-      mapped = np.memmap(path, dtype, 'r', file.tell(), shape) if np.prod(shape) else None
-      # A plain view: np.memmap's own indexing costs microseconds per access.
-      view = np.zeros(shape, dtype) if mapped is None else mapped.view(np.ndarray)
-      arrays[member.filename.removesuffix('.npy')] = view
-    return json.loads(archive.read('header.json')), arrays
 
 
 class _File:

@@ -1,206 +1,137 @@
-"""RLDS datasets on disk -> steps -> the examples a model trains on.
+"""Robot steps -> the examples a model trains on.
 
-`RobotSteps` opens any TFDS directory by its layout (see `layouts`) and hands out `Step`s in
-physical units; `RobotExamples` turns them into model inputs through a `Processor`. Both are
-random access: any step costs one `pread` per camera.
+`RobotExamples` turns `RobotSteps` into model inputs through a `Processor`: an instruction is
+answered with an action. `chain_of_thought` and `language_table` ask other things of the same steps.
 
-Shape suffixes: N examples, D action dimensions.
+Shape suffixes: N steps, D action dimensions.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 import hashlib
-import re
 
 from absl import logging
 import numpy as np
 
-from rt2_train import actions
-from rt2_train.data import episodes
-from rt2_train.data import faults
-from rt2_train.data import index
-from rt2_train.data import layouts
-from rt2_train.data import tfds_directory
+from rt2_train import images as images_lib
+from rt2_train.data import annotations
+from rt2_train.data import draws
+from rt2_train.data import steps as steps_lib
 from rt2_train.data.layouts import LAYOUTS, Layout
+from rt2_train.data.steps import RobotSteps, Step
 from rt2_train.processor import Processor
 
-__all__ = ['LAYOUTS', 'Layout', 'RobotExamples', 'RobotSteps', 'Step']
+__all__ = ['LAYOUTS', 'Layout', 'RobotExamples', 'RobotSteps', 'Step', 'StepExamples']
 
-_CHUNK = 1 << 16  # Steps whose actions are binned at a time.
 _MANY_CLIPPED = 0.01  # Share of a dimension's values above which the log warns.
-_SPLIT = re.compile(r'([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?')
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """One step of an episode, as every layout gives it.
-
-  Attributes:
-    images: encoded bytes per camera.
-    instruction: never empty.
-    action: float32 [D], physical units, in the order of the layout's action space; terminate 0
-      stops and 1 goes on, gripper +1 closes and -1 opens.
-    episode: 'split/shard/number in the shard', unique in the dataset.
-    step: position in the episode.
-    dataset: name of the dataset.
-    is_last: whether the episode ends here.
-  """
-
-  images: tuple[bytes, ...]
-  instruction: str
-  action: np.ndarray
-  episode: str
-  step: int
-  dataset: str
-  is_last: bool
-
-
-class RobotSteps:
-  """The usable steps of one split of a TFDS directory, in the order of the shards.
-
-  Attributes:
-    layout: the Layout it was read with.
-    action_NxD: float32; the actions of all steps.
-    instruction_N: int32; ids into `instructions`.
-    instructions: the distinct instructions of the split.
-    episode_N: int64; the number of each step's episode, counted over the whole split.
-    note: what the whole split goes without, by reason; '' when nothing.
-    fingerprint: changes when any row of the data changes; not with the place it lies in.
-  """
-
-  def __init__(
-      self,
-      data_dir: str,
-      split: str = 'train',
-      layout: str | Layout = 'fractal',
-      index_dir: str | None = None,
-      on_bad: str | Mapping[str, str] = 'error',
-      max_bad_share: float = 0.001,
-  ):
-    """Opens the split, indexing it first if need be.
-
-    Args:
-      data_dir: directory with features.json, dataset_info.json and TFRecord shards.
-      split: 'train', or a part of it by episodes: 'train[:95%]', 'train[95%:]', 'train[:10]'.
-      layout: a name in LAYOUTS, or a Layout.
-      index_dir: where the index goes; `.rt2_index` in `data_dir` when None.
-      on_bad, max_bad_share: what broken data may do, see `faults.enforce`.
-
-    Raises:
-      FileNotFoundError: a metadata file or a shard is missing.
-      ValueError: the dataset lacks what the layout reads, is broken beyond the policy, or holds no
-        usable step.
-    """
-    self.layout = layouts.resolve(layout)
-    self._directory = directory = tfds_directory.open_directory(data_dir)
-    match = _SPLIT.fullmatch(split)
-    if not match:
-      raise ValueError(f"split is {split!r}; it is a name, or a part such as 'train[:95%]'")
-    whole, start, stop = match.groups()
-    self.name, self._split = f'{directory.name}/{split}', whole
-    if missing := self.layout.missing(directory.features):
-      raise ValueError(
-          f'{data_dir}/features.json has no {", ".join(missing)}, which layout '
-          f'{self.layout.name!r} reads; choose another of {", ".join(LAYOUTS)}, or declare yours')
-    shards = [index.Shard(path, records) for path, records in directory.shards(whole)]
-    stem = f'{directory.name}-{directory.version}.{whole}.{self.layout.name}'
-    self._index = index.open_index(
-        f'{directory.name}/{whole}', shards,
-        episodes.EpisodeReader(self.layout, directory.features),
-        spec=self.layout.spec(directory.features),
-        path=index.index_path(directory.path, index_dir, stem))
-    faults.enforce(self._index.header, on_bad, max_bad_share)
-    self.note = faults.note(self._index.header)
-    if not len(self._index):
-      raise ValueError(f'{self.name} has no usable step among {self._index.header["steps"]} '
-                       f'({self.note})')
-    columns = self._index.columns
-    first = np.cumsum([0, *(shard.records for shard in shards)])
-    episode_N = first[columns['file']] + columns['record']
-    self._rows_N = self._part(episode_N, int(first[-1]), start, stop)
-    self.episode_N = episode_N[self._rows_N]
-    self.action_NxD = columns['action'][self._rows_N]
-    used, numbers = np.unique(columns['instruction'][self._rows_N], return_inverse=True)
-    self.instruction_N = numbers.astype(np.int32)
-    self.instructions = [self._index.texts['instruction'][int(i)] for i in used]
-    self.fingerprint = hashlib.sha256(
-        f'{self._index.fingerprint} {start}:{stop}'.encode()).hexdigest()
-
-  def __len__(self) -> int:
-    return len(self._rows_N)
-
-  def step(self, i: int) -> Step:
-    """The i-th step."""
-    row = self._row(i)
-    columns = self._index.columns
-    file, record = int(columns['file'][row]), int(columns['record'][row])
-    return Step(
-        images=self.images(i),
-        instruction=self.instructions[self.instruction_N[i]],
-        action=self.action_NxD[i],
-        episode=f'{self._split}/{file:05d}/{record}',
-        step=int(columns['step'][row]),
-        dataset=self._directory.name,
-        is_last=bool(columns['is_last'][row]))
-
-  def images(self, i: int) -> tuple[bytes, ...]:
-    """The encoded images of the i-th step alone."""
-    row = self._row(i)
-    return tuple(self._index.image(row, camera) for camera in range(len(self.layout.images)))
-
-  def example_id(self, i: int) -> str:
-    """Such as 'tabletop/train shard 00003 episode 17 step 3'."""
-    return self._index.example_id(self._row(i))
-
-  @functools.cached_property
-  def report(self) -> dict:
-    """Counts for people: of the whole split as indexed, and of this part of it."""
-    header = self._index.header
-    return {
-        'name': self.name, 'layout': self.layout.name, 'index': self._index.path,
-        'examples': len(self),
-        'episodes': header['records'], 'lost_episodes': header['lost_records'],
-        'steps': header['steps'], 'lost_steps': header['lost_steps'],
-        'left_out': header['left_out'], 'faults': header['faults'],
-        'first_faults': header['first_faults'], 'instructions': len(self.instructions)}
-
-  def clipped(self, space: actions.ActionSpace) -> dict[str, float]:
-    """Share of the values of each dimension that lie beyond the bounds of `space`."""
-    clipped_D = np.zeros(space.size, np.int64)
-    for start in range(0, len(self), _CHUNK):
-      clipped_D += space.encode_and_count(self.action_NxD[start:start + _CHUNK])[1].sum(0)
-    return dict(zip(space.names, (clipped_D / len(self)).tolist()))
-
-  def _row(self, i: int) -> int:
-    if not 0 <= i < len(self._rows_N):
-      raise IndexError(f'{self.name} has examples 0 to {len(self) - 1}, not {i}')
-    return int(self._rows_N[i])
-
-  def _part(
-      self, episode_N: np.ndarray, total: int, start: str | None, stop: str | None) -> np.ndarray:
-    """Rows of the episodes in [start:stop), counted over the whole split as TFDS does."""
-
-    def bound(text: str | None, default: int) -> int:
-      if text is None:
-        return default
-      number = round(int(text[:-1]) * total / 100) if text.endswith('%') else int(text)
-      return min(max(number + total if number < 0 else number, 0), total)
-
-    low, high = bound(start, 0), bound(stop, total)
-    rows = np.flatnonzero((episode_N >= low) & (episode_N < high))
-    if not len(rows):
-      raise ValueError(f'{self.name} is empty: episodes {low} to {high} of {total} hold no usable '
-                       'step; take a larger part of the split')
-    return rows.astype(np.int32)
-
-
-class RobotExamples:
-  """Robot steps as examples of a model: `images`, `image_mask`, `inputs`, `targets`.
+class StepExamples:
+  """Examples about robot steps, one for each: their frames, and what they are called.
 
   Attributes:
     note: RobotSteps' note, and the share of values clipped to the action space, per dimension.
+    fingerprint: RobotSteps', and of all options that change examples.
+    answered_with: the grammar of the answers, see `Processor.grammar`.
   """
+
+  answered_with = 'action'
+
+  def __init__(
+      self,
+      steps: RobotSteps,
+      processor: Processor,
+      history: int = 1,
+      control_hz: float | None = None,
+      options: str = '',
+  ):
+    """Checks that `steps` suit the model.
+
+    Args:
+      steps: what the examples are about.
+      processor: of the model.
+      history: frames per camera, up to the step's own.
+      control_hz: actions per second, where they differ from the layout's.
+      options: what else decides what examples look like, as text; '' for what always was so.
+
+    Raises:
+      ValueError: the layout does not fit the processor, or history is not a number of frames.
+    """
+    self._steps, self._processor, self._history = steps, processor, history
+    layout, space = steps.layout, processor.action_space
+    if layout.action_space.names != space.names:
+      raise ValueError(
+          f'{steps.name}: layout {layout.name!r} yields ({", ".join(layout.action_space.names)}), '
+          f'action space {space.name!r} is ({", ".join(space.names)}); choose another of either')
+    control_hz = control_hz or layout.control_hz
+    if None not in (control_hz, space.control_hz) and control_hz != space.control_hz:
+      raise ValueError(
+          f'{steps.name}: its actions are {control_hz:g} per second, those of action space '
+          f'{space.name!r} {space.control_hz:g}; give both the same control_hz')
+    if not isinstance(history, int) or history < 1:
+      raise ValueError(f'{steps.name}: history is {history!r}; it is a number of frames, 1 or more')
+    cameras, num_images = len(layout.images), processor.image_spec.num_images
+    if cameras * history > num_images:
+      frames = f'{cameras} cameras' + (f' with {history} frames each' if history > 1 else '')
+      raise ValueError(
+          f'{steps.name}: layout {layout.name!r} has {frames}, the model takes {num_images} '
+          'images; name fewer in Layout.images' + (' or lower history' if history > 1 else ''))
+    self.note = steps.note
+    options += (f' history {history}' if history > 1 else '') + (' bgr' if layout.bgr else '')
+    self.fingerprint = steps.fingerprint if not options else hashlib.sha256(
+        f'{steps.fingerprint} {options}'.encode()).hexdigest()
+
+  def __len__(self) -> int:
+    return len(self._steps)
+
+  def example_id(self, i: int) -> str:
+    """Such as 'tabletop/train shard 00003 episode 17 step 3'."""
+    return self._steps.example_id(self._position(i))
+
+  def step(self, i: int) -> Step:
+    """The step of the i-th example, before the processor."""
+    return self._steps.step(self._position(i))
+
+  @functools.cached_property
+  def report(self) -> dict:
+    """RobotSteps' report, and `clipped`: the share beyond the bounds, per dimension."""
+    return {**self._steps.report, 'examples': len(self), 'clipped': self._clipped}
+
+  def _position(self, i: int) -> int:
+    """Of the i-th example's step among the steps."""
+    return i
+
+  def _encoded(self, i: int) -> tuple[bytes, ...]:
+    """The encoded frames of the i-th example."""
+    return self._steps.images(self._position(i), self._history)
+
+  def _images(self, i: int) -> dict[str, np.ndarray]:
+    """`images` and `image_mask`; ValueError names the example when a frame does not decode."""
+    frames = self._encoded(i)
+    try:
+      if self._steps.layout.bgr:
+        frames = [np.ascontiguousarray(images_lib.decode(frame)[..., ::-1]) for frame in frames]
+      images, image_mask = self._processor.images(frames)
+    except ValueError as e:
+      raise ValueError(f'{self.example_id(i)}: {e}; the shard changed after indexing, or was '
+                       'broken when written: write it again') from e
+    return {'images': images, 'image_mask': image_mask}
+
+  def _count_clipped(self, action_NxD: np.ndarray):
+    """Puts into note, report and log what lies beyond the bounds of the action space."""
+    space = self._processor.action_space
+    self._clipped = steps_lib.clipped(action_NxD, space)
+    listed = ', '.join(
+        f'{name} {100 * share:.3g} %' for name, share in self._clipped.items() if share)
+    self.note = '; '.join(filter(None, (self.note, listed and f'clipped: {listed}')))
+    if max(self._clipped.values()) > _MANY_CLIPPED:
+      logging.warning(
+          '%s: values beyond the bounds of action space %s are clipped to them: %s; widen the '
+          'bounds if these motions matter', self._steps.name, space.name, listed)
+
+
+class RobotExamples(StepExamples):
+  """Robot steps as examples of a model: `images`, `image_mask`, `inputs`, `targets`."""
 
   def __init__(
       self,
@@ -211,67 +142,67 @@ class RobotExamples:
       index_dir: str | None = None,
       on_bad: str | Mapping[str, str] = 'error',
       max_bad_share: float = 0.001,
+      *,
+      history: int = 1,
+      idle: Mapping[str, float] | None = None,
+      paraphrase_file: str | None = None,
+      original_share: float = 0.5,
   ):
-    """Opens the split; the arguments are RobotSteps', and the model's `processor`.
+    """Opens the split.
+
+    Args:
+      data_dir, split, layout, index_dir, on_bad, max_bad_share, idle: as RobotSteps.
+      processor: of the model.
+      history: frames of each camera, the oldest first and all cameras of a step together; the
+        paper's 1 is the step's own. At an episode's beginning its first frame is repeated.
+      paraphrase_file: other wordings of instructions, see `annotations`; None for none, as in
+        the paper. Which wording an example has, its id decides.
+      original_share: share of examples, among those with other wordings, that keep their own.
 
     Raises:
-      ValueError: as RobotSteps; and where the layout does not fit the processor, or an
-        instruction is longer than the model takes.
+      FileNotFoundError: a file is missing.
+      ValueError: as RobotSteps; and where the layout does not fit the processor, an instruction is
+        longer than the model takes, or an option is not what it takes.
     """
-    self._steps = steps = RobotSteps(data_dir, split, layout, index_dir, on_bad, max_bad_share)
-    self._processor = processor
-    ours, theirs = steps.layout.action_space.names, processor.action_space.names
-    if ours != theirs:
-      raise ValueError(
-          f'{steps.name}: layout {steps.layout.name!r} yields ({", ".join(ours)}), action space '
-          f'{processor.action_space.name!r} is ({", ".join(theirs)}); choose another of either')
-    cameras, num_images = len(steps.layout.images), processor.image_spec.num_images
-    if cameras > num_images:
-      raise ValueError(f'{steps.name}: layout {steps.layout.name!r} has {cameras} cameras, the '
-                       f'model takes {num_images} images; name fewer in Layout.images')
-    self._inputs = []
-    for number, instruction in enumerate(steps.instructions):
-      try:
-        self._inputs.append(processor.robot_inputs(instruction))
-      except ValueError as e:
-        i = int(np.argmax(steps.instruction_N == number))
-        raise ValueError(f'{steps.example_id(i)}: {e}') from e
-    self.fingerprint = steps.fingerprint
-    self._clipped = steps.clipped(processor.action_space)
-    listed = ', '.join(
-        f'{name} {100 * share:.3g} %' for name, share in self._clipped.items() if share)
-    self.note = '; '.join(filter(None, (steps.note, listed and f'clipped: {listed}')))
-    if max(self._clipped.values()) > _MANY_CLIPPED:
-      logging.warning(
-          '%s: values beyond the bounds of action space %s are clipped to them: %s; widen the '
-          'bounds if these motions matter', steps.name, processor.action_space.name, listed)
-
-  def __len__(self) -> int:
-    return len(self._steps)
+    steps = RobotSteps(data_dir, split, layout, index_dir, on_bad, max_bad_share, idle)
+    wordings, unknown, options = {}, '', ''
+    if paraphrase_file is not None:
+      if not 0 <= original_share <= 1:
+        raise ValueError(f'original_share is {original_share}; it is a share, 0 to 1')
+      wordings, unknown = annotations.paraphrases(paraphrase_file, set(steps.all_instructions))
+      options = f' paraphrases {original_share} {sorted(wordings.items())}'
+    super().__init__(steps, processor, history, options=options)
+    self.note = '; '.join(filter(None, (self.note, unknown)))
+    self._original_share = original_share
+    # Of each instruction, its own prompt and then those of its other wordings.
+    self._inputs = [
+        [self._prompt(number, instruction),
+         *(self._prompt(number, wording, f'{paraphrase_file}: ')
+           for wording in wordings.get(instruction, ()))]
+        for number, instruction in enumerate(steps.instructions)]
+    self._count_clipped(steps.action_NxD)
 
   def __getitem__(self, i: int) -> dict[str, np.ndarray]:
     """The i-th example; ValueError names it when its image does not decode."""
-    encoded = self._steps.images(i)
-    try:
-      images, image_mask = self._processor.images(encoded)
-    except ValueError as e:
-      raise ValueError(f'{self.example_id(i)}: {e}; the shard changed after indexing, or was '
-                       'broken when written: write it again') from e
     return {
-        'images': images,
-        'image_mask': image_mask,
-        'inputs': self._inputs[self._steps.instruction_N[i]],
+        **self._images(i),
+        'inputs': self._wording(i),
         'targets': self._processor.action_targets(self._steps.action_NxD[i])}
 
-  def example_id(self, i: int) -> str:
-    """Such as 'tabletop/train shard 00003 episode 17 step 3'."""
-    return self._steps.example_id(i)
+  def _wording(self, i: int) -> np.ndarray:
+    prompts = self._inputs[self._steps.instruction_N[i]]
+    if len(prompts) == 1:
+      return prompts[0]
+    beyond = draws.share(self.example_id(i)) - self._original_share
+    if beyond < 0:
+      return prompts[0]
+    others = len(prompts) - 1
+    return prompts[1 + min(int(beyond / (1 - self._original_share) * others), others - 1)]
 
-  def step(self, i: int) -> Step:
-    """The i-th step, before the processor."""
-    return self._steps.step(i)
-
-  @functools.cached_property
-  def report(self) -> dict:
-    """RobotSteps' report, and `clipped`: the share beyond the bounds, per dimension."""
-    return {**self._steps.report, 'clipped': self._clipped}
+  def _prompt(self, number: int, text: str, where: str = '') -> np.ndarray:
+    """The prompt of a wording of instruction `number`, as tokens."""
+    try:
+      return self._processor.robot_inputs(text)
+    except ValueError as e:
+      i = int(np.argmax(self._steps.instruction_N == number))
+      raise ValueError(f'{where}{self.example_id(i)}: {e}') from e

@@ -12,6 +12,8 @@ import struct
 import google_crc32c
 import numpy as np
 
+from rt2_train.data import faults
+
 # Tags, field << 3 | wire type. What has another tag is skipped as unknown, as protobuf does.
 _FIRST, _SECOND = 0x0A, 0x12  # Of a message, as bytes: messages, strings, packed numbers.
 _BYTES, _FLOAT, _INT64 = 0x0A, 0x12, 0x1A  # Of tf.train.Feature.
@@ -22,7 +24,7 @@ _LONGEST_VARINT = 10  # Bytes that 64 bits take, seven in each.
 
 
 class CorruptFileError(ValueError):
-  """A TFRecord file cannot be read past some byte; the records before it are sound."""
+  """A shard cannot be read past some byte; the records before it are sound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Record:
   def intact(self) -> bool:
     """Whether the payload is what was written."""
     return masked_crc32c(self.payload) == self.crc
+
+  def check(self) -> None:
+    """Raises Fault where the payload is not what was written."""
+    if not self.intact:
+      raise faults.Fault('record CRC', 'the record fails its CRC')
 
 
 @dataclasses.dataclass(frozen=True)

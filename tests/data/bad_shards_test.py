@@ -137,15 +137,15 @@ def test_a_split_that_is_not_there_is_refused(tmp_path, split, message):
 def test_an_unknown_layout_lists_those_there_are(tmp_path):
   write(tmp_path)
   assert open_error(tmp_path, 'fractl') == (
-      "no layout 'fractl'; there are fractal, bridge_oxe, bridge, language_table, or declare your "
-      'own: rt2_train.data.rlds.Layout(name=..., images=..., instruction=..., motion_keys=..., '
-      'motion=...)')
+      "no layout 'fractl'; did you mean 'fractal'? There are fractal, bridge_oxe, bridge, "
+      'language_table, datasets of Open X-Embodiment by their own names '
+      '(rt2_train/data/open_x.py), or declare your own, as at the end of gin/data/my_robot.gin')
 
 
 def test_a_layout_that_reads_what_the_dataset_lacks_is_refused_before_indexing(tmp_path):
   write(tmp_path)
   assert open_error(tmp_path, 'language_table') == (
       f'{tmp_path}/features.json has no steps/observation/rgb, steps/observation/instruction, '
-      "steps/action, which layout 'language_table' reads; choose another of fractal, bridge_oxe, "
-      'bridge, language_table, or declare yours')
+      "steps/action, steps/observation/effector_translation, which layout 'language_table' reads; "
+      'choose another of fractal, bridge_oxe, bridge, language_table, or declare yours')
   assert not (tmp_path / '.rt2_index').exists()

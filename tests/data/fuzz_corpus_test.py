@@ -7,9 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from rt2_train.data import caption_files
+from rt2_train.data import image_text_records
+from rt2_train.data import question_files
 from rt2_train.data import rlds
 from rt2_train.data import tfrecord
-from rt2_train.data import vision_language
 from tests.data import broken_data
 from tests.data import rlds_fixture
 from tests.data.broken_data import EPISODE
@@ -32,8 +34,8 @@ def write_captions(directory: pathlib.Path, *records: dict | bytes) -> str:
   return path
 
 
-def open_captions(directory: pathlib.Path, **policy) -> vision_language.CaptionRecords:
-  return vision_language.CaptionRecords(
+def open_captions(directory: pathlib.Path, **policy) -> image_text_records.Records:
+  return image_text_records.Records(
       str(directory / 'web.tfrecord-*'), rlds_fixture.a_processor(), **policy)
 
 
@@ -267,7 +269,8 @@ def test_a_shape_that_is_none_or_another_is_named(tmp_path, shape, message):
 
 QUESTION = {'question_id': 70, 'image_id': 7, 'question': 'What is red?'}
 ANSWER = {'question_id': 70, 'multiple_choice_answer': 'the apple', 'answers': [{'answer': 'tea'}]}
-SCHEMAS = '; this reader takes the VQAv2 and COCO schemas'
+SCHEMA = '; this reader takes the schema of VQAv2'
+COCO_SCHEMA = '; this reader takes the schema of COCO captions'
 
 
 def vqa_error(directory: pathlib.Path, questions: list, annotations: list) -> str:
@@ -277,17 +280,17 @@ def vqa_error(directory: pathlib.Path, questions: list, annotations: list) -> st
   for name, entries in (('questions', questions), ('annotations', annotations)):
     (directory / f'{name}.json').write_text(json.dumps({name: entries}))
   with pytest.raises(ValueError) as error:
-    vision_language.VqaExamples(
+    question_files.Vqa(
         f'{directory}/questions.json', f'{directory}/annotations.json',
         f'{directory}/{{image_id}}.jpg', rlds_fixture.a_processor())
   return str(error.value).replace(f'{directory}/', '')
 
 
 @pytest.mark.parametrize('question, message', [
-    ({'question': 7}, 'questions[1] has question 7' + SCHEMAS),
-    ({'question_id': True}, 'questions[1] has question_id True' + SCHEMAS),
-    ({'image_id': ['7']}, "questions[1] has image_id ['7']" + SCHEMAS),
-    ({'question_id': 'a\nb'}, "questions[1] has question_id 'a\\nb'" + SCHEMAS),
+    ({'question': 7}, 'questions[1] has question 7' + SCHEMA),
+    ({'question_id': True}, 'questions[1] has question_id True' + SCHEMA),
+    ({'image_id': ['7']}, "questions[1] has image_id ['7']" + SCHEMA),
+    ({'question_id': 'a\nb'}, "questions[1] has question_id 'a\\nb'" + SCHEMA),
     ({'question_id': 70}, 'questions[1] has question_id 70, as another before it; leave one of '
                           'them out'),
 ])
@@ -298,18 +301,18 @@ def test_a_question_of_another_form_is_named(tmp_path, question, message):
 
 def test_an_entry_that_is_no_object_is_named(tmp_path):
   assert vqa_error(tmp_path, [QUESTION, 0], [ANSWER]) == (
-      'questions.json: questions[1] is 0, not an object' + SCHEMAS)
+      'questions.json: questions[1] is 0, not an object' + SCHEMA)
 
 
 @pytest.mark.parametrize('answer, message', [
     ({'multiple_choice_answer': {}},
-     'annotations.json: annotations[1] has multiple_choice_answer {}' + SCHEMAS),
+     'annotations.json: annotations[1] has multiple_choice_answer {}' + SCHEMA),
     ({'answers': None},
-     'annotations.json: answers of question 71 is None, not a list' + SCHEMAS),
+     'annotations.json: annotations[1].answers is None, not a list' + SCHEMA),
     ({'answers': ['tea']},
-     "annotations.json: answers of question 71[0] is 'tea', not an object" + SCHEMAS),
+     "annotations.json: annotations[1].answers[0] is 'tea', not an object" + SCHEMA),
     ({'multiple_choice_answer': '\ud800'},
-     "vqa question 71: the text to learn is not UTF-8 ('utf-8' codec can't decode byte 0xed in "
+     "vqa question 71: the answer is not UTF-8 ('utf-8' codec can't decode byte 0xed in "
      'position 0: invalid continuation byte)' + REMEDY),
     # The last of two answers was learnt, and one question lost its own.
     ({'question_id': 70}, 'annotations.json: annotations[1] has question_id 70, as another before '
@@ -321,10 +324,10 @@ def test_an_answer_of_another_form_is_named(tmp_path, answer, message):
 
 
 @pytest.mark.parametrize('file_name, message', [
-    ('\0.jpg', "captions.json: images[0] has file_name '\\x00.jpg'" + SCHEMAS),
-    ('\ud800', "captions.json: images[0] has file_name '\\ud800'" + SCHEMAS),
-    (7, 'captions.json: images[0] has file_name 7' + SCHEMAS),
-    ('', "captions.json: images[0] has file_name ''" + SCHEMAS),
+    ('\0.jpg', "captions.json: images[0] has file_name '\\x00.jpg'" + COCO_SCHEMA),
+    ('\ud800', "captions.json: images[0] has file_name '\\ud800'" + COCO_SCHEMA),
+    (7, 'captions.json: images[0] has file_name 7' + COCO_SCHEMA),
+    ('', "captions.json: images[0] has file_name ''" + COCO_SCHEMA),
     ('.', 'coco_captions annotation 10: . cannot be read (Is a directory)' + REMEDY),
 ])
 def test_an_image_that_cannot_be_a_file_is_named(tmp_path, file_name, message):
@@ -332,6 +335,6 @@ def test_an_image_that_cannot_be_a_file_is_named(tmp_path, file_name, message):
       'images': [{'id': 1, 'file_name': file_name}],
       'annotations': [{'id': 10, 'image_id': 1, 'caption': 'a cup'}]}))
   with pytest.raises(ValueError) as error:
-    vision_language.CocoCaptionExamples(
+    caption_files.CocoCaptions(
         str(tmp_path / 'captions.json'), str(tmp_path), rlds_fixture.a_processor())
   assert str(error.value).replace(f'{tmp_path}/', '') == message

@@ -14,7 +14,7 @@ from tests.data import rlds_fixture
 
 ROBOT = ('fractal', 'bridge_oxe', 'bridge', 'language_table')
 RECORDS = ('caption_records', 'vqa_records')
-FILES = ('vqa_json', 'coco_json')
+FILES = ('vqa_json', 'coco_json', 'text_vqa_json', 'gqa_json', 'objects_json')
 LAYOUTS = (*ROBOT, *RECORDS, *FILES)
 
 _TEXTS = (('the apple', 'der Apfel'), ('a cup',), ('the sponge', 'two cups', 'a drawer'))
@@ -46,6 +46,28 @@ def _json_files(layout: str) -> dict[str, dict]:
         'images': [{'id': image, 'file_name': f'{image}.jpg'} for image in (1, 2, 3)],
         'annotations': [{'id': number, 'image_id': image, 'caption': text}
                         for number, image, text in texts]}}
+  if layout == 'objects_json':
+    return {'instances.json': {
+        'info': {'year': 2017, 'version': '1.0', 'description': 'COCO', 'contributor': 'all'},
+        'images': [{'id': image, 'file_name': f'{image}.jpg', 'width': 16, 'height': 16,
+                    'license': 1, 'date_captured': '2013-11-14', 'coco_url': 'http://'}
+                   for image in (1, 2, 3)],
+        'annotations': [
+            {'id': number, 'image_id': image, 'category_id': number,
+             'bbox': [number % 5, 2, 8, 9.5], 'area': 76, 'iscrowd': 0,
+             'segmentation': [[1, 2, 3, 4, 5, 6]]}
+            for number, image, _ in texts],
+        'categories': [{'id': number, 'name': text, 'supercategory': 'thing'}
+                       for number, _, text in texts]}}
+  if layout == 'gqa_json':
+    return {'questions.json': {
+        str(number): {'imageId': str(image), 'question': f'is it {text}?', 'answer': text}
+        for number, image, text in texts}}
+  if layout == 'text_vqa_json':
+    return {'questions.json': {'data': [
+        {'question_id': number, 'image_id': str(image), 'question': f'is it {text}?',
+         'answers': ['no', text, text]}
+        for number, image, text in texts]}}
   return {
       'questions.json': {'questions': [
           {'question_id': number, 'image_id': image, 'question': f'is it {text}?'}
@@ -75,8 +97,11 @@ def records(layout: str) -> list[list[dict]]:
 
 
 @functools.lru_cache(maxsize=None)
-def rows(layout: str) -> dict[str, tuple[list[tuple[str, str, dict]], str]]:
-  """What each row of a layout of JSON and image files is made of: (file, key, entry), image."""
+def rows(layout: str) -> dict[str, tuple[list[tuple[str, str, dict | list]], str]]:
+  """What each row of a layout of JSON and image files is made of: (file, key, entry), image.
+
+  A list stands for all entries that are about one image.
+  """
   wholes = _json_files(layout)
   if layout == 'coco_json':
     listed = {entry['id']: entry for entry in wholes['captions.json']['images']}
@@ -86,6 +111,24 @@ def rows(layout: str) -> dict[str, tuple[list[tuple[str, str, dict]], str]]:
              ('captions.json', 'images', listed[entry['image_id']])],
             f'{entry["image_id"]}.jpg')
         for entry in wholes['captions.json']['annotations']}
+  if layout == 'objects_json':
+    whole, made = wholes['instances.json'], {}
+    for image in whole['images']:
+      about = [entry for entry in whole['annotations'] if entry['image_id'] == image['id']]
+      names = [each for each in whole['categories']
+               if each['id'] in {entry['category_id'] for entry in about}]
+      made[f'image {image["id"]}'] = (
+          [('instances.json', 'images', image), ('instances.json', 'annotations', about),
+           *(('instances.json', 'categories', name) for name in names)], image['file_name'])
+    return made
+  if layout == 'gqa_json':
+    return {f'question {number}': ([('questions.json', number, entry)], f'{entry["imageId"]}.jpg')
+            for number, entry in wholes['questions.json'].items()}
+  if layout == 'text_vqa_json':
+    return {
+        f'question {entry["question_id"]}': (
+            [('questions.json', 'data', entry)], f'{entry["image_id"]}.jpg')
+        for entry in wholes['questions.json']['data']}
   pairs = zip(wholes['questions.json']['questions'], wholes['annotations.json']['annotations'])
   return {
       f'question {question["question_id"]}': (

@@ -24,17 +24,21 @@ import pytest
 import tensorflow as tf
 
 from rt2_train import actions
+from rt2_train.data import caption_files
+from rt2_train.data import image_text_records
+from rt2_train.data import object_files
+from rt2_train.data import question_files
 from rt2_train.data import rlds
 from rt2_train.data import tfrecord
-from rt2_train.data import vision_language
 from tests.data import fuzz_datasets
 from tests.data import fuzzing
 from tests.data import rlds_fixture
 
-NUM_CASES, NUM_SLOW_CASES = 300, 10_000
+NUM_CASES, NUM_SLOW_CASES = 330, 10_000
 SECONDS, MEMORY = 30, 768 << 20  # Of one case; memory beyond what the process had.
 LONGEST_MESSAGE = 2000
-_PLACE = re.compile(r'(?:.* shard (\d+) (?:episode|record) (\d+) |.* (?=question|annotation))(.*)')
+_PLACE = re.compile(
+    r'(?:.* shard (\d+) (?:episode|record) (\d+) |.* (?=question|annotation|image))(.*)')
 
 
 def open_dataset(layout: str, directory: pathlib.Path, **policy):
@@ -43,15 +47,18 @@ def open_dataset(layout: str, directory: pathlib.Path, **policy):
   if layout in fuzz_datasets.ROBOT:
     return rlds.RobotExamples(str(directory), 'train', processor, layout, **policy)
   if layout in fuzz_datasets.RECORDS:
-    reader = {'caption_records': vision_language.CaptionRecords,
-              'vqa_records': vision_language.VqaRecords}[layout]
-    return reader(str(directory / 'web.tfrecord-*'), processor, **policy)
-  if layout == 'vqa_json':
-    return vision_language.VqaExamples(
-        str(directory / 'questions.json'), str(directory / 'annotations.json'),
-        str(directory / '{image_id}.jpg'), processor, **policy)
-  return vision_language.CocoCaptionExamples(
-      str(directory / 'captions.json'), str(directory), processor, **policy)
+    objective = {'caption_records': 'caption', 'vqa_records': 'answer'}[layout]
+    return image_text_records.Records(
+        str(directory / 'web.tfrecord-*'), processor, objective=objective, **policy)
+  images = '{image_id}.jpg'
+  reader, *names = {
+      'vqa_json': (question_files.Vqa, 'questions.json', 'annotations.json', images),
+      'text_vqa_json': (question_files.TextVqa, 'questions.json', images),
+      'gqa_json': (question_files.Gqa, 'questions.json', images),
+      'coco_json': (caption_files.CocoCaptions, 'captions.json', ''),
+      'objects_json': (object_files.CocoObjects, 'instances.json', ''),
+  }[layout]
+  return reader(*(str(directory / name) for name in names), processor, **policy)
 
 
 def place(example_id: str) -> tuple[int, int, str]:
@@ -65,7 +72,7 @@ def content(dataset, layout: str, i: int) -> tuple:
   example = dataset[i]
   arrays = tuple((key, value.dtype.str, value.shape, value.tobytes())
                  for key, value in sorted(example.items()))
-  if layout == 'vqa_json':
+  if hasattr(dataset, 'answers'):
     return arrays, dataset.answers(i)
   if layout not in fuzz_datasets.ROBOT:
     return (arrays,)
@@ -115,8 +122,9 @@ def check_refusal(error: Exception, directory: pathlib.Path):
   """One line of bearable length that says which dataset, and where in it."""
   message = str(error)
   assert '\n' not in message and len(message) <= LONGEST_MESSAGE, repr(message[:3000])
-  names = (rf'{re.escape(str(directory))}', r'tabletop\S* ', r'web(/| shard )', r'vqa question ',
-           r'coco_captions annotation ', r'(vqa|coco_captions)(:| has)')
+  names = (rf'{re.escape(str(directory))}', r'tabletop\S* ', r'web(/| shard )', r'[vg]qa question ',
+           r'coco_captions annotation ', r'coco_objects image ',
+           r'([vg]qa|coco_captions|coco_objects)(:| has)')
   assert re.search('|'.join(names), message), f'nothing is named: {error!r}'
 
 

@@ -94,10 +94,14 @@ def _loaded(content):
     return None
 
 
-def _holds(whole, key: str, entry: dict) -> bool:
+def _holds(whole, key: str, entry: dict | list) -> bool:
   entries = whole.get(key) if isinstance(whole, dict) else None
+  if isinstance(entry, list) and isinstance(entries, list):
+    entries = [[each for each in entries if isinstance(each, dict)
+                and each.get('image_id') == entry[0]['image_id']]]
+  entries = entries if isinstance(entries, list) else [entries]
   # As text, since 1 is True to Python.
-  return isinstance(entries, list) and json.dumps(entry) in map(json.dumps, entries)
+  return json.dumps(entry) in map(json.dumps, entries)
 
 
 def _take(found: Case, rng: random.Random) -> tuple[str, int, dict | None]:
@@ -133,12 +137,18 @@ def _change_value(found: Case, rng: random.Random):
 def _long_text(found: Case, rng: random.Random, size: int):
   """One string of `size` bytes, in a record or in a JSON file."""
   if found.layout in fuzz_datasets.FILES:
-    name, key = {'vqa_json': ('annotations.json', 'multiple_choice_answer'),
-                 'coco_json': ('captions.json', 'caption')}[found.layout]
-    whole = json.loads(found.files[name])
-    whole['annotations'][2][key] = 'x' * size
+    name, *keys = {
+        'vqa_json': ('annotations.json', 'annotations', 2, 'multiple_choice_answer'),
+        'coco_json': ('captions.json', 'annotations', 2, 'caption'),
+        'text_vqa_json': ('questions.json', 'data', 2, 'question'),
+        'gqa_json': ('questions.json', '20', 'answer'),
+        'objects_json': ('instances.json', 'categories', 2, 'name')}[found.layout]
+    whole = entry = json.loads(found.files[name])
+    for key in keys[:-1]:
+      entry = entry[key]
+    entry[keys[-1]] = 'x' * size
     found.files[name] = json.dumps(whole).encode()
-    found.said.append(f'{name}: {key} 2 has {size} bytes')
+    found.said.append(f'{name}: {keys[-1]} of {keys[-2]} has {size} bytes')
     found.noticed = True
     return
   name, position, flat = _take(found, rng)

@@ -146,6 +146,56 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_
     open_it(tmp_path, shards, reader=refuse)
 
 
+def test_two_datasets_that_share_an_index_each_have_their_name(tmp_path):
+  def refuse_last(payload: bytes) -> index.Rows:
+    rows = read(payload)
+    if rows.columns['number'][0] == 5:
+      raise faults.Fault('not an Example', 'will not do')
+    return rows
+
+  shards = write_shards(tmp_path)
+  open_it(tmp_path, shards, reader=refuse_last)
+  again = index.open_index('web/val', shards, refuse, spec='spec',
+                           path=index.index_path(str(tmp_path), None, 'train'))
+  assert again.example_id(4) == 'web/val shard 00000 episode 1 step 1'
+  assert again.header['name'] == 'web/val'
+  assert again.header['first_faults'] == {
+      'not an Example': ['web/val shard 00001 episode 0: will not do']}
+
+
+def test_however_many_records_a_shard_has_their_rows_stay_in_order(tmp_path):
+  path = str(tmp_path / 'data-00000')
+  rlds_fixture.write_records(
+      path, [rlds_fixture.serialize(record(number, 1)) for number in range(5)] * 2000)
+  opened = open_it(tmp_path, [index.Shard(path)])
+  assert opened.columns['record'].tolist() == list(range(10_000))
+  assert opened.columns['number'].tolist() == list(range(5)) * 2000
+  assert opened.image(9_998) == opened.image(3)
+
+
+def test_other_formats_bring_their_own_walk_through_a_shard(tmp_path):
+  def halves(path: str):
+    with open(path, 'rb') as file:
+      data = file.read()
+    for start in (0, 5):
+      yield tfrecord.Record(start, data[start:start + 5], tfrecord.masked_crc32c(
+          data[start:start + 5]))
+
+  def whole(payload: bytes) -> index.Rows:
+    spans = np.array([[[0, 2], [2, len(payload)]]], np.int64)
+    return index.Rows(np.zeros(1), spans, columns={}, texts={}, seen=1)
+
+  (tmp_path / 'words').write_bytes(b'ab123cd456')
+  opened = index.open_index(
+      'words', [index.Shard(str(tmp_path / 'words'))], whole, spec='', records=halves,
+      unit='record', path=index.index_path(str(tmp_path), None, 'words'))
+  assert [(opened.image(row), opened.text(row, 1)) for row in range(2)] == [
+      (b'ab', b'123'), (b'cd', b'456')]
+  (tmp_path / 'words').write_bytes(b'ab123cd')
+  with pytest.raises(ValueError, match='words shard 00000 record 1 text 0: .* inside the text'):
+    opened.text(1, 1)
+
+
 def test_a_missing_shard_is_named(tmp_path):
   shards = write_shards(tmp_path)
   os.unlink(shards[1].path)

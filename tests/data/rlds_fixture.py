@@ -72,7 +72,9 @@ FEATURES = {
     },
     'language_table': {
         'steps': _F.Dataset({
-            'observation': {'rgb': _IMAGE, 'instruction': _vector(512, np.int32)},
+            'observation': {
+                'rgb': _IMAGE, 'instruction': _vector(512, np.int32),
+                'effector_translation': _vector(2)},
             'action': _vector(2),
             **_FLAGS,
         }),
@@ -148,6 +150,8 @@ def episode(
     flat |= {
         'steps/observation/rgb': images,
         'steps/observation/instruction': points,
+        'steps/observation/effector_translation':
+            np.array([0.3, 0], np.float32) + np.cumsum(motion[:, :2] / 2, 0),
         'steps/action': motion[:, :2] / 2,
         'episode_id': [b'%d' % seed],
     }
@@ -214,12 +218,13 @@ def episodes(schema: str, count: int, num_steps: int = 5, first_seed: int = 0) -
 @functools.lru_cache(maxsize=None)
 def a_processor(
     action_space: actions.ActionSpace = actions.RT2, num_images: int = 1, inputs_length: int = 32,
+    targets_length: int = 24, plan_length: int = 0,
 ) -> processor_lib.Processor:
   """A processor whose vocabulary knows the instructions above."""
   return processor_lib.Processor(
       vocabulary=_vocabulary(), action_space=action_space,
       image_spec=images.ImageSpec(32, 40, num_images), inputs_length=inputs_length,
-      targets_length=24)
+      targets_length=targets_length, plan_length=plan_length)
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,6 @@ from rt2_train import actions
 from rt2_train import images
 from rt2_train.data import layouts
 from rt2_train.data import rlds
-from rt2_train.data import tfds_directory
 from tests.data import rlds_fixture
 
 SCHEMAS = list(rlds_fixture.FEATURES)
@@ -126,79 +125,6 @@ def test_two_cameras_come_in_the_order_of_the_layout(tmp_path):
   step = rlds.RobotSteps(str(tmp_path), 'train', both).step(0)
   assert step.images == (
       episode['steps/observation/image_1'][1], episode['steps/observation/image_0'][1])
-
-
-def test_a_lab_declares_its_robot_without_touching_this_package(tmp_path):
-  mine = rlds.Layout(
-      name='mine',
-      images='observation/image',
-      instruction='observation/natural_language_instruction',
-      motion_keys=['action/world_vector'],
-      motion=lambda columns: 2 * columns['action/world_vector'],
-      action_space=actions.ActionSpace(
-          'xyz', tuple(actions.Dimension(name, 'm', -1, 1) for name in ('dx', 'dy', 'dz'))),
-      gripper='none',
-      terminate='never',
-  )
-  episode = rlds_fixture.episode('fractal')
-  rlds_fixture.write(tmp_path, 'fractal', [[episode]])
-  steps = rlds.RobotSteps(str(tmp_path), 'train', mine)
-  np.testing.assert_array_equal(steps.action_NxD, 2 * episode['steps/action/world_vector'])
-
-
-def test_an_edited_motion_makes_the_index_stale(tmp_path, caplog):
-  rlds_fixture.write(tmp_path, 'bridge', [[rlds_fixture.episode('bridge')]])
-
-  def scaled(factor):
-    return lambda columns: factor * layouts.flat_open_motion(columns)
-
-  for factor in (1, 2):
-    layout = dataclasses.replace(layouts.BRIDGE, motion=scaled(factor))
-    steps = rlds.RobotSteps(str(tmp_path), 'train', layout)
-  assert 'is stale (written by another layout or version)' in caplog.text
-  assert steps.action_NxD[0, 7] == -2
-
-
-@pytest.mark.parametrize('change, message', [
-    (dict(gripper='both'), "layout 'bridge': gripper is 'both', it takes one of relative"),
-    (dict(terminate='flag'), "terminate='flag' and terminate_key='' do not fit"),
-    (dict(terminate='never'), "terminate='never', but its action space is \\(terminate, dx"),
-    (dict(drop=('second',)), "drop has \\['second'\\], it takes any of first_zero, last"),
-    (dict(images=()), 'needs at least one key in images'),
-])
-def test_a_layout_that_contradicts_itself_is_refused(change, message):
-  with pytest.raises(ValueError, match=message):
-    dataclasses.replace(layouts.BRIDGE, **change)
-
-
-def test_a_motion_of_the_wrong_width_names_the_columns_it_should_give(tmp_path):
-  layout = dataclasses.replace(layouts.BRIDGE, motion=lambda columns: columns['action'][:, :6])
-  rlds_fixture.write(tmp_path, 'bridge', [[rlds_fixture.episode('bridge')]])
-  with pytest.raises(ValueError, match=r"layout 'bridge': motion gave shape \(5, 6\) for 5 steps; "
-                     r'it must give \[5, 7\], one column each for dx, dy'):
-    rlds.RobotSteps(str(tmp_path), 'train', layout)
-
-
-@pytest.mark.parametrize('schema', SCHEMAS)
-def test_the_layout_is_found_from_features_json(tmp_path, schema):
-  rlds_fixture.write(tmp_path, schema, [[rlds_fixture.episode(schema)]])
-  found, why = layouts.detect(tfds_directory.open_directory(str(tmp_path)))
-  assert found.name == schema
-  assert f'steps/{found.images[0]}' in why
-
-
-def test_an_unknown_schema_lists_what_each_layout_misses_and_how_to_declare_one():
-  directory = tfds_directory.Directory('/data', 'other', '1.0.0', {}, {})
-  with pytest.raises(ValueError, match='other fits no layout .*bridge misses steps/observation/'
-                     r'image_0.*declare your own: rt2_train.data.rlds.Layout\('):
-    layouts.detect(directory)
-
-
-def test_several_fitting_layouts_are_named(tmp_path, monkeypatch):
-  monkeypatch.setitem(layouts.LAYOUTS, 'twin', dataclasses.replace(layouts.BRIDGE, name='twin'))
-  rlds_fixture.write(tmp_path, 'bridge', [[rlds_fixture.episode('bridge')]])
-  with pytest.raises(ValueError, match='fits the layouts bridge, twin; say which with layout'):
-    layouts.detect(tfds_directory.open_directory(str(tmp_path)))
 
 
 @pytest.mark.parametrize('split, episodes', [

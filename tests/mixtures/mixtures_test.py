@@ -1,24 +1,21 @@
 """The registered mixtures, bound from gin files to real data on disk."""
 
 import collections
-import hashlib
 import json
-import os
 
 import gin
-import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 
 import mixtures.cofinetune
 import mixtures.robot
+import mixtures.sources
 import mixtures.web
 from rt2_train import gin_files
 from rt2_train import prompts
 from rt2_train.data import converters
 from rt2_train.data import evaluator
-from rt2_train.data import layouts
 from rt2_train.data import loader
 from rt2_train.data import tasks
 from tests.data import memory_fixture
@@ -29,6 +26,7 @@ PROCESSOR = """
 from __gin__ import dynamic_registration
 import mixtures.cofinetune
 import mixtures.robot
+import mixtures.sources
 import mixtures.web
 from rt2_train import actions
 from rt2_train import images
@@ -36,6 +34,7 @@ from rt2_train import processor
 from rt2_train import vocabulary
 
 PROCESSOR = @the_processor/gin.singleton()
+mixtures.sources.model.processor = %PROCESSOR
 the_processor/gin.singleton.constructor = @processor.Processor
 processor.Processor:
   vocabulary = @vocabulary.Vocabulary()
@@ -51,19 +50,16 @@ images.ImageSpec:
 ROBOT = """
 mixtures.robot.source:
   data_dir = '{data}/robot'
-  processor = %PROCESSOR
 """
 CAPTIONS = """
 mixtures.web.captions:
   pattern = {{'train': '{data}/captions.tfrecord-*'}}
-  processor = %PROCESSOR
 """
 VQA = """
 mixtures.web.vqa:
   questions = {{'train': '{data}/questions.json', 'validation': '{data}/questions.json'}}
   annotations = {{'train': '{data}/annotations.json', 'validation': '{data}/annotations.json'}}
   images = {{'train': '{data}/{{image_id}}.jpg', 'validation': '{data}/{{image_id}}.jpg'}}
-  processor = %PROCESSOR
 """
 
 
@@ -95,7 +91,7 @@ def configure(data, tmp_path):
     values = {'data': data, 'model_file': memory_fixture.model_file()}
     path.write_text('\n'.join(text.format(**values) for text in (PROCESSOR, *texts)))
     gin_files.parse([str(path)])
-    return mixtures.robot.source().processor
+    return mixtures.sources.model()
 
   gin.clear_config()
   yield parse
@@ -120,123 +116,13 @@ def test_a_gin_file_is_all_it_takes_to_train_on_three_sources(configure):
   assert prompts.vqa('what is it?') in asked and len(asked) == 2
 
 
-# Every kind of task: what its source is bound to; a robot task also has a layout.
-FILES = {
-    'questions': 'questions.json', 'annotations': 'annotations.json', 'images': '{image_id}.jpg'}
-KINDS = {
-    **{f'robot {layout}': {'data_dir': layout} for layout in layouts.LAYOUTS},
-    'captions': {'pattern': 'captions.tfrecord-*'},
-    'coco_captions': {'annotations': 'coco.json', 'image_dir': '.'},
-    'vqa': FILES,
-    'vqa_records': {'pattern': 'vqa.tfrecord-*'},
-    'detection': {**FILES, 'questions': 'detect.json'},
-}
-
-
-def bind(kind: str, folder):
-  """Binds the source of one kind of task to its files in `folder`; returns task and processor."""
-  task, _, layout = kind.partition(' ')
-  processor = rlds_fixture.a_processor(layouts.LAYOUTS[layout or 'fractal'].action_space)
-  values = {key: os.path.join(folder, value) for key, value in KINDS[kind].items()}
-  if layout:
-    source = 'mixtures.robot.source'
-    values['layout'] = layout
-  else:
-    source = f'mixtures.web.{task}'
-    values = {key: {'train': value} for key, value in values.items()}
-  for key, value in {**values, 'processor': processor}.items():
-    gin.bind_parameter(f'{source}.{key}', value)
-  return task, processor
-
-
-@pytest.fixture(scope='module')
-def every_kind(data):
-  """`data`, and files for the kinds of task that it lacks."""
-  for layout in layouts.LAYOUTS:
-    rlds_fixture.write(data / layout, layout, [
-        rlds_fixture.episodes(layout, 1), rlds_fixture.episodes(layout, 1, first_seed=1)])
-  (data / 'coco.json').write_text(json.dumps({
-      'images': [{'id': i, 'file_name': f'{i}.jpg'} for i in range(4)],
-      'annotations': [{'id': 9 - i, 'image_id': i, 'caption': f'cup {i}'} for i in range(4)]}))
-  (data / 'detect.json').write_text(json.dumps({'questions': [
-      {'question_id': i, 'image_id': 3 - i, 'question': prompts.detect([f'cup {i}'])}
-      for i in range(4)]}))
-  rlds_fixture.write_records(str(data / 'vqa.tfrecord-00000-of-00001'), [
-      rlds_fixture.serialize({
-          'image': [rlds_fixture.jpeg(i)], 'question': [b'what is it?', b'is it red?'],
-          'answer': [f'cup {i}'.encode(), b'yes']})
-      for i in range(3)])
-  return data
-
-
-def digest(features) -> str:
-  """A hash of every feature of one row."""
-  whole = hashlib.sha256()
-  for key in sorted(features):
-    whole.update(f'{key} {features[key].dtype} {features[key].shape}'.encode())
-    whole.update(np.ascontiguousarray(features[key]).tobytes())
-  return whole.hexdigest()
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_one_epoch_is_the_same_through_seqio_and_through_the_loader(kind, configure, every_kind):
-  name, processor = bind(kind, every_kind)
-  lengths = converters.task_feature_lengths(processor)
-  # SeqIO gives the id with the example, before its converter makes features of it.
-  examples = tasks.get(name).get_dataset(lengths, 'train', shuffle=False)
-  rows = seqio.get_dataset(name, lengths, converters.EncoderDecoderConverter(), verbose=False)
-  by_seqio = collections.Counter(
-      (example['example_id'].decode(), digest(row))
-      for example, row in zip(examples.as_numpy_iterator(), rows.as_numpy_iterator(), strict=True))
-  dataset = tasks.source_of(tasks.get(name)).open('train')
-  one = loader.Loader(name, 2, processor)
-  by_loader = collections.Counter()
-  for step in range(len(dataset) // 2):
-    batch = next(one)
-    for row, i in enumerate(one.order.rows(step)[1]):
-      by_loader[dataset.example_id(int(i)), digest({k: v[row] for k, v in batch.items()})] += 1
-  one.close()
-  assert by_seqio == by_loader
-  assert len(by_seqio) == len(dataset) >= 4
-
-
-def test_a_detection_question_is_the_whole_prompt(configure, every_kind):
-  name, processor = bind('detection', every_kind)
-  one = evaluator.Evaluator(name, 4, processor, split='train')
-  rows = list(one.infer(lambda batch: batch['decoder_target_tokens']))
-  assert [row['prompt'] for row in rows] == [f'detect cup {i}' for i in range(4)]
-  assert rows[1]['example_id'] == 'detection question 1'
-  assert one.evaluate(lambda batch: batch['decoder_target_tokens']) == {
-      'detection': {'accuracy': 1.0}}
-  assert one.evaluate(lambda batch: 0 * batch['decoder_target_tokens'] + 1) == {
-      'detection': {'accuracy': 0.0}}
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_every_source_takes_the_policy_on_broken_data(kind, configure, every_kind):
-  name, processor = bind(kind, every_kind)
-  source = 'mixtures.robot.source' if name == 'robot' else f'mixtures.web.{name}'
-  gin.bind_parameter(f'{source}.on_bad', 'skip')
-  gin.bind_parameter(f'{source}.max_bad_share', 3)
-  with pytest.raises(ValueError, match='^max_bad_share is 3; it is a share'):
-    loader.Loader(name, 2, processor)
-
-
-def test_the_table_says_what_a_source_goes_without(configure, every_kind):
-  name, processor = bind('robot bridge', every_kind)
-  assert loader.Loader(name, 2, processor).table()[0]['note'] == (
-      'left out: first step does not move 2')
-
-
 def test_rates_bound_in_gin_reach_the_mixture(configure):
   configure(
       ROBOT, CAPTIONS, VQA, 'mixtures.cofinetune.rates.robot = 0.66',
       'mixtures.web.rates.vqa = 3.0')
-  assert shares('cofinetune') == pytest.approx(
-      {'robot': 0.66, 'captions': 0.085, 'vqa': 0.255, 'coco_captions': 0, 'vqa_records': 0,
-       'detection': 0})
-  assert shares('web') == pytest.approx(
-      {'captions': 0.25, 'vqa': 0.75, 'coco_captions': 0, 'vqa_records': 0, 'detection': 0})
+  named = lambda name: {task: share for task, share in shares(name).items() if share}
+  assert named('cofinetune') == pytest.approx({'robot': 0.66, 'captions': 0.085, 'vqa': 0.255})
+  assert named('web') == pytest.approx({'captions': 0.25, 'vqa': 0.75})
 
 
 def test_a_web_source_without_files_leaves_its_weight_to_the_others(configure):
@@ -250,23 +136,53 @@ def test_a_web_source_without_files_leaves_its_weight_to_the_others(configure):
 
 def test_no_web_source_at_all_is_an_error_that_names_them(configure):
   processor = configure(ROBOT)
-  with pytest.raises(ValueError, match='no web source is configured; name files in one of'):
+  with pytest.raises(ValueError, match='cofinetune: none of captions, .* has files'):
     loader.Loader('cofinetune', 4, processor)
   with pytest.raises(ValueError, match='captions: .*mixtures.web.captions.pattern'):
     loader.Loader('web', 4, processor)
 
 
 def test_the_robot_source_must_be_named(configure):
-  with pytest.raises(ValueError, match=r"add to the gin file: mixtures.robot.source.data_dir = '/"):
-    configure(CAPTIONS)
-  with pytest.raises(ValueError, match='mixtures.robot.source.data_dir'):
-    loader.Loader('robot', 4, memory_fixture.processor())
+  processor = configure(CAPTIONS)
+  for name in ('robot', 'cofinetune'):
+    with pytest.raises(ValueError, match=r"to the gin file: mixtures.robot.source.data_dir = '/"):
+      loader.Loader(name, 4, processor)
+
+
+def test_files_without_a_model_say_what_binds_it(configure):
+  processor = configure(ROBOT, CAPTIONS, 'mixtures.sources.model.processor = None')
+  assert processor is None
+  for name in ('robot', 'captions'):
+    with pytest.raises(ValueError, match='mixtures.sources.model.processor = %PROCESSOR'):
+      loader.Loader(name, 4, memory_fixture.processor())
+
+
+def test_weights_that_are_all_zero_are_one_clear_line(configure):
+  processor = configure(CAPTIONS, 'mixtures.web.rates.captions = 0')
+  with pytest.raises(ValueError, match='are 0 .captions.; raise one in mixtures.web.rates'):
+    loader.Loader('web', 4, processor)
+
+
+def test_a_path_without_its_split_is_refused(configure):
+  processor = configure("mixtures.web.captions.pattern = '/data/captions-*'")
+  with pytest.raises(ValueError, match="takes a path per split: {'train': '/data/captions-.'}"):
+    loader.Loader('captions', 4, processor)
+
+
+def test_relative_paths_start_from_the_directory_of_the_data(configure, data):
+  absolute = configure(ROBOT, CAPTIONS)
+  expected = loader.Loader('cofinetune', 4, absolute).state()['sources']
+  gin.clear_config()
+  processor = configure(
+      "mixtures.sources.files.below = '{data}'", "mixtures.robot.source.data_dir = 'robot'",
+      "mixtures.web.captions.pattern = {{'train': 'captions.tfrecord-*'}}")
+  assert loader.Loader('cofinetune', 4, processor).state()['sources'] == expected
 
 
 def test_half_a_configuration_says_what_is_missing(configure):
   configure(ROBOT, "mixtures.web.vqa.questions = {{'train': 'q.json'}}")
   with pytest.raises(ValueError, match='task vqa is half .* mixtures.web.vqa.annotations'):
-    loader.Loader('web', 4, mixtures.robot.source().processor)
+    loader.Loader('web', 4, mixtures.sources.model())
 
 
 def test_a_split_must_be_named_everywhere(configure):

@@ -99,6 +99,7 @@ GIN = """
 from __gin__ import dynamic_registration
 
 import mixtures.robot
+import mixtures.sources
 from rt2_train import vocabulary
 from rt2_train.data import layouts
 
@@ -107,7 +108,7 @@ mixtures.robot.source:
   layout = @layouts.Layout()
   splits = {{'train': 'train[:3]', 'validation': 'train[3:]'}}
   index_dir = {index_dir!r}
-  processor = @vocabulary.Vocabulary()
+mixtures.sources.model.processor = @vocabulary.Vocabulary()
 vocabulary.Vocabulary.model_file = 'no/such/file.model'
 
 layouts.Layout:
