@@ -1,7 +1,8 @@
 """Writes tabletop episodes as a TFDS directory with the keys of fractal20220817_data (RT-1's data).
 
-TFDS encodes the examples and writes the metadata, so `tfds.builder_from_directory` reads them.
-There is no builder, whose writer would shuffle the episodes by way of a second copy on disk.
+One key is ours: observation/plan says in words what the expert does at that step (RT-2, section
+4.4). TFDS encodes the examples and writes the metadata, so `tfds.builder_from_directory` reads
+them. There is no builder, whose writer would shuffle the episodes by way of a second copy on disk.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from rt2_train import actions
-from rt2_train.sim import tabletop
+from rt2_train.sim import expert
+from rt2_train.sim import world
+from rt2_train.sim.skills import registry
 
 # Colour at full resolution: glyphs are a few pixels wide, and 4:2:0 would smear them.
 _JPEG = {'quality': 95, 'colorspace': 'RGB', 'colorsubsampling': '444'}
@@ -31,6 +34,7 @@ _STEP_TENSORS = {
     'action/base_displacement_vector': ((2,), np.float32),
     'action/base_displacement_vertical_rotation': ((1,), np.float32),
     'observation/natural_language_instruction': ((), np.str_),
+    'observation/plan': ((), np.str_),
     'observation/natural_language_embedding': ((512,), np.float32),
     'observation/base_pose_tool_reached': ((7,), np.float32),
     'observation/gripper_closed': ((1,), np.float32),
@@ -70,8 +74,8 @@ class RecordedStep:
   """
 
   image: np.ndarray
-  scene: tabletop.Scene
-  state: tabletop.State
+  scene: world.Scene
+  state: world.State
   action: np.ndarray
   reward: float
 
@@ -166,7 +170,7 @@ def write_metadata(
 def _step_values(step: RecordedStep, is_first: bool, is_last: bool) -> dict:
   """Everything about a step, nested; what a tabletop has no notion of is zero."""
   gripper_3 = step.state.gripper_3
-  target_2 = step.state.positions_Nx2[step.scene.target]
+  places_Kx2, aim = registry.SKILLS[step.scene.skill].aim(step.scene, step.state)
   stop = step.action[0] == actions.TERMINATE_STOP
   values = {
       'action/world_vector': step.action[1:4],
@@ -175,14 +179,15 @@ def _step_values(step: RecordedStep, is_first: bool, is_last: bool) -> dict:
       'action/terminate_episode': (1, 0, 0) if stop else (0, 1, 0),
       'observation/image': io.BytesIO(jpeg(step.image)),
       'observation/natural_language_instruction': step.scene.instruction,
+      'observation/plan': expert.plan(step.scene, step.state),
       'observation/base_pose_tool_reached': (*gripper_3, *_IDENTITY),
       'observation/gripper_closed': [step.state.closed],
       'observation/gripper_closedness_commanded': [step.action[7] > 0],
       'observation/height_to_bottom': gripper_3[2:],
       'observation/orientation_start': _IDENTITY,
       'observation/src_rotation': _IDENTITY,
-      'observation/vector_to_go': (*(target_2 - gripper_3[:2]), -gripper_3[2]),
-      'observation/workspace_bounds': (tabletop.GRIPPER_LOW, tabletop.GRIPPER_HIGH, np.zeros(3)),
+      'observation/vector_to_go': (*(places_Kx2[aim] - gripper_3[:2]), -gripper_3[2]),
+      'observation/workspace_bounds': (world.GRIPPER_LOW, world.GRIPPER_HIGH, np.zeros(3)),
       'reward': step.reward,
       'is_first': is_first,
       'is_last': is_last,

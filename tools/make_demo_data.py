@@ -8,10 +8,15 @@
 
 Each of the first three has a train and a val part. The directory is whole or absent; the same
 flags give the same bytes, and a second call with them finds the data there.
+
+Robot episodes are of --skills and in --environments; each step has the expert's plan beside its
+action. With --questions=rich the web side also holds cards with symbols, and asks what things are
+for, what they are made of and what they are called in other languages.
 """
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -26,10 +31,12 @@ import tqdm
 
 from rt2_train import prompts
 from rt2_train import vocabulary
+from rt2_train.sim import backdrops
 from rt2_train.sim import expert
 from rt2_train.sim import objects
 from rt2_train.sim import tabletop
 from rt2_train.sim import web
+from rt2_train.sim import wordings
 from tools import fractal_writer
 from tools import web_writer
 
@@ -38,7 +45,8 @@ NUM_VAL_IMAGES = 500
 QUESTIONS_PER_IMAGE = 3
 NOISE_SHARE = 0.3  # of the steps before the grasp; the label stays the expert's
 NOISE_SIZE = 0.6  # of the limits of a step
-VOCABULARY_SIZE = 1536
+# Rich questions have more words; the largest number of pieces.
+VOCABULARY_SIZES = {'plain': 1536, 'rich': 2048}
 VOCABULARY_TEXTS = 20_000
 UNUSED_WORDS = 320
 
@@ -46,6 +54,12 @@ _SEEDS = {'train': tabletop.TRAIN_SEEDS, 'val': tabletop.DEV_SEEDS}
 _SEEDS_PER_RUN = 200_000
 _SHARDS = {'train': 8, 'val': 1}
 _PARAMETERS = 'parameters.json'
+# Whatever skills are written, a policy can be told these.
+_SKILLS_IN_WORDS = ('pick', 'move_near')
+_WEB = {
+    'plain': {},
+    'rich': {'shares': web.RICH_QUESTION_SHARES, 'card_share': web.CARD_SHARE},
+}
 
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs/demo/data', 'Where the data goes.')
 _NUM_EPISODES = flags.DEFINE_integer(
@@ -61,6 +75,16 @@ _NUM_CATEGORIES = flags.DEFINE_integer(
     lower_bound=6, upper_bound=len(objects.CATEGORIES))
 _IMAGE_SIZE = flags.DEFINE_integer(
     'image_size', 48, 'Height and width of pictures, in pixels.', lower_bound=16)
+_SKILLS = flags.DEFINE_list(
+    'skills', ['pick'],
+    f"What the robot does, episodes in turn: any of {', '.join(tabletop.SKILLS)}.")
+_ENVIRONMENTS = flags.DEFINE_list(
+    'environments', ['seen'],
+    f"Where it does so, in turn: any of {', '.join(backdrops.ENVIRONMENTS)}.")
+_QUESTIONS = flags.DEFINE_enum(
+    'questions', 'plain', list(_WEB),
+    'What the web side asks: plain about what pictures show, rich about cards, uses, materials and '
+    'languages, too.')
 _SEED = flags.DEFINE_integer(
     'seed', 0, 'Other seeds give other scenes.', lower_bound=0,
     upper_bound=len(tabletop.TRAIN_SEEDS) // _SEEDS_PER_RUN - 1)
@@ -77,6 +101,15 @@ class Parameters:
   num_categories: int = 16
   image_size: int = 48
   seed: int = 0
+  skills: tuple[str, ...] = ('pick',)
+  environments: tuple[str, ...] = ('seen',)
+  questions: str = 'plain'
+
+  def __post_init__(self):
+    for name, known in (('skills', tabletop.SKILLS), ('environments', backdrops.ENVIRONMENTS)):
+      given = getattr(self, name)
+      if not given or set(given) - set(known):
+        raise ValueError(f"{name} are {', '.join(given) or 'none'}; use any of {', '.join(known)}")
 
   def seeds(self, split: str) -> range:
     """Seeds of this run's scenes, out of the range that is the split's."""
@@ -90,7 +123,7 @@ def make_or_keep(output_dir: str, parameters: Parameters, overwrite: bool = Fals
     ValueError: data made with other parameters is there, and `overwrite` was not asked for.
     FileExistsError: something else is there.
   """
-  asked = dataclasses.asdict(parameters)
+  asked = json.loads(json.dumps(dataclasses.asdict(parameters)))
   known = os.path.join(output_dir, _PARAMETERS)
   if os.path.exists(known):
     with open(known, encoding='utf-8') as file:
@@ -131,16 +164,18 @@ def make(output_dir: str, parameters: Parameters) -> None:
         _pictures(split, parameters, 3, num_images // 4, 'captions'), _SHARDS[split])
   fractal_writer.write_metadata(
       robot_dir, parameters.image_size, infos,
-      'Scripted pick episodes on the embedded tabletop, with noise.')
+      f"Scripted {', '.join(parameters.skills)} episodes on the embedded tabletop, with noise.")
   # A sample has every word often enough to become a piece, and all of it would take far longer.
   order = np.random.default_rng(parameters.seed).permutation(len(texts['train']))
   sample = [texts['train'][i] for i in order[:VOCABULARY_TEXTS]]
-  texts = sample + (web.phrases() + _robot_prompts()) * 3
-  vocabulary.train(texts, os.path.join(output_dir, 'vocabulary.model'), VOCABULARY_SIZE)
-  given = [prompts.given_images(prompt, 0) for prompt in _robot_prompts()]
+  told = _robot_prompts(parameters.skills)
+  texts = sample + (web.phrases(parameters.questions == 'rich') + told) * 3
+  size = VOCABULARY_SIZES[parameters.questions]
+  vocabulary.train(texts, os.path.join(output_dir, 'vocabulary.model'), size)
+  given = [prompts.given_images(prompt, 0) for prompt in told]
   vocabulary.train(
       texts + (given + _unused_words(parameters.seed)) * 3,
-      os.path.join(output_dir, 'vocabulary_palm_e.model'), VOCABULARY_SIZE + UNUSED_WORDS)
+      os.path.join(output_dir, 'vocabulary_palm_e.model'), size + UNUSED_WORDS)
 
 
 def record_episode(
@@ -164,14 +199,19 @@ def record_episode(
 def _write_robot(
     directory: str, split: str, parameters: Parameters, texts: list[str]) -> tfds.core.SplitInfo:
   num_episodes = parameters.num_episodes if split == 'train' else NUM_VAL_EPISODES
-  # More steps than an evaluation allows: noise costs a few, and every episode ends in a stop.
-  env = tabletop.Tabletop(
-      num_categories=parameters.num_categories, image_size=parameters.image_size, max_steps=40)
+  # Episodes take their turn by seed, whether one fails or not.
+  envs = [
+      tabletop.Tabletop(
+          skill, environment=environment, num_categories=parameters.num_categories,
+          image_size=parameters.image_size,
+          # More than an evaluation allows: noise costs a few, and every episode ends in a stop.
+          max_steps=2 * tabletop.SKILLS[skill].max_steps)
+      for environment in parameters.environments for skill in parameters.skills]
   bar = tqdm.tqdm(total=num_episodes, desc=f'episodes {split}', unit='ep')
 
   def episodes() -> Iterator[list[fractal_writer.RecordedStep]]:
     for seed in parameters.seeds(split):
-      if steps := record_episode(env, seed):
+      if steps := record_episode(envs[seed % len(envs)], seed):
         texts.append(prompts.robot(steps[0].scene.instruction))
         bar.update()
         yield steps
@@ -188,16 +228,24 @@ def _pictures(
   for seed in tqdm.tqdm(parameters.seeds(split)[:count], desc=f'{label} {split}', unit='img'):
     # `stream` keeps questions, captions and robot scenes of one seed apart.
     rng = np.random.default_rng([seed, stream])
-    yield rng, web.sample_picture(rng, parameters.num_categories)
+    yield rng, web.sample_picture(
+        rng, parameters.num_categories, **_WEB[parameters.questions])
 
 
-def _robot_prompts() -> list[str]:
+def _robot_prompts(skills: Sequence[str]) -> list[str]:
   """Every skill with every object, so that the words of later instructions are pieces, too."""
   names = [category.name for category in objects.CATEGORIES]
-  return [
-      prompts.robot(skill.template.format(target=name, reference=other))
-      for skill in tabletop.SKILLS.values()
-      for name, other in zip(names, names[1:] + names[:1])]
+  told = []
+  for name in dict.fromkeys((*_SKILLS_IN_WORDS, *skills)):
+    skill, places = tabletop.SKILLS[name], itertools.cycle(wordings.PLACE_NAMES)
+    sentences = [
+        skill.template.format(target=target, reference=reference, second=second, place=place)
+        for target, reference, second, place in zip(
+            names, names[1:] + names[:1], names[2:] + names[:2], places)]
+    told += map(prompts.robot, sentences)
+    if skill.step:
+      told += [*map(prompts.plan, sentences), *map(prompts.plan_target, sentences)]
+  return told
 
 
 def _unused_words(seed: int) -> list[str]:
@@ -223,10 +271,10 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   start = time.time()
-  parameters = Parameters(
-      _NUM_EPISODES.value, _NUM_IMAGES.value, _NUM_CATEGORIES.value, _IMAGE_SIZE.value,
-      _SEED.value)
   try:
+    parameters = Parameters(
+        _NUM_EPISODES.value, _NUM_IMAGES.value, _NUM_CATEGORIES.value, _IMAGE_SIZE.value,
+        _SEED.value, tuple(_SKILLS.value), tuple(_ENVIRONMENTS.value), _QUESTIONS.value)
     made = make_or_keep(_OUTPUT_DIR.value, parameters, _OVERWRITE.value)
   except (ValueError, OSError) as error:
     print(f'make_demo_data: {error}', file=sys.stderr)

@@ -5,19 +5,20 @@ import pytest
 
 from rt2_train import prompts
 from rt2_train.sim import objects
-from rt2_train.sim import tabletop
+from rt2_train.sim import questions
 from rt2_train.sim import web
+from rt2_train.sim import world
 
 
 def picture(positions=((0.20, 0.20), (0.80, 0.24), (0.50, 0.75)), categories=(0, 1, 2)):
   positions_Nx2 = np.array(positions)
-  scene = tabletop.Scene('pick', categories, 0, 1, positions_Nx2, 'seen', look=1)
+  scene = world.Scene('pick', categories, 0, 1, positions_Nx2, 'seen', look=1)
   return web.Picture(
-      scene, tabletop.State(positions_Nx2, np.zeros(len(positions)), np.zeros(3)), 8)
+      scene, world.State(positions_Nx2, np.zeros(len(positions)), np.zeros(3)), 8)
 
 
 def ask(kind, seed=0, **arguments):
-  return web._ASK[kind](np.random.default_rng(seed), picture(**arguments))
+  return questions.ASK[kind](np.random.default_rng(seed), picture(**arguments))
 
 
 def by_text(kind, **arguments):
@@ -27,8 +28,8 @@ def by_text(kind, **arguments):
 
 
 def test_places_are_seventeen_levels_written_y_x():
-  assert {web.location(v) for v in np.linspace(0, 1, 500)} == set(range(0, 241, 15))
-  assert web.place(x=0.0, y=1.0) == '240 0'
+  assert {questions.location(v) for v in np.linspace(0, 1, 500)} == set(range(0, 241, 15))
+  assert questions.place(x=0.0, y=1.0) == '240 0'
 
 
 def test_where_is_answered_with_the_place():
@@ -41,19 +42,19 @@ def test_what_is_at_names_the_object_at_that_place():
 
 
 def test_the_grid_has_one_word_per_cell():
-  question = web._grid(picture())
+  question = questions.grid(picture())
   assert question.answer == 'umbrella no phone no no no no airplane no'
   assert question.accepted == (question.answer,)
 
 
 def test_an_object_on_a_border_counts_for_either_cell():
-  question = web._grid(picture(positions=((0.34, 0.2), (0.8, 0.5), (0.5, 0.8))))
+  question = questions.grid(picture(positions=((0.34, 0.2), (0.8, 0.5), (0.5, 0.8))))
   assert question.answer == 'no umbrella no no no phone no airplane no'
   assert 'umbrella no no no no phone no airplane no' in question.accepted
 
 
 def test_of_two_in_a_cell_the_grid_names_the_one_nearer_to_its_middle():
-  question = web._grid(picture(positions=((0.36, 0.5), (0.62, 0.5), (0.15, 0.15))))
+  question = questions.grid(picture(positions=((0.36, 0.5), (0.62, 0.5), (0.15, 0.15))))
   assert question.answer == 'airplane no no no phone no no no no'
   assert 'airplane no no no umbrella no no no no' in question.accepted
 
@@ -74,7 +75,7 @@ def test_absent_objects_are_asked_about_as_often_as_present_ones():
   rng = np.random.default_rng(0)
   answers = []
   for _ in range(400):
-    question = web._yes_no(rng, picture())
+    question = questions.ASK['yes_no'](rng, picture())
     present = question.text.split()[1] in ('umbrella', 'phone', 'airplane')
     assert question.answer == ('yes' if present else 'no')
     answers.append(present)
@@ -116,7 +117,8 @@ def test_every_picture_has_its_grid_question_and_no_question_twice():
 
 
 @pytest.mark.parametrize(
-    'shares', [web.QUESTION_SHARES, web.CAPTION_SHARES, web.NUM_OBJECTS_SHARES])
+    'shares', [web.QUESTION_SHARES, web.RICH_QUESTION_SHARES, web.CAPTION_SHARES,
+               web.NUM_OBJECTS_SHARES])
 def test_shares_add_up(shares):
   assert sum(shares.values()) == pytest.approx(1)
 

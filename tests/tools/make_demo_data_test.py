@@ -17,6 +17,8 @@ import tensorflow_datasets as tfds
 from rt2_train import vocabulary
 from rt2_train.sim import objects
 from rt2_train.sim import tabletop
+from rt2_train.sim import web
+from rt2_train.sim import world
 from tools import fractal_writer
 from tools import make_demo_data
 
@@ -83,6 +85,7 @@ def test_a_step_has_every_key_of_fractal(data_dir):
       'workspace_bounds': (3, 3),
   }
   assert observation['natural_language_instruction'].startswith(b'pick ')
+  assert observation['plan'] == observation['natural_language_instruction']
 
 
 def test_an_episode_has_fractals_aspects_and_attributes(data_dir):
@@ -118,8 +121,8 @@ def test_noise_moves_the_arm_but_not_the_label():
     episode = make_demo_data.record_episode(env, seed)
     for now, then in zip(episode, episode[1:]):
       moved = then.state.gripper_3 - now.state.gripper_3
-      free = (then.state.gripper_3 > tabletop.GRIPPER_LOW) & (
-          then.state.gripper_3 < tabletop.GRIPPER_HIGH)
+      free = (then.state.gripper_3 > world.GRIPPER_LOW) & (
+          then.state.gripper_3 < world.GRIPPER_HIGH)
       if now.state.held < 0:
         steps += 1
         pushed += np.abs(moved - now.action[1:4])[free].max(initial=0) > 1e-3
@@ -127,22 +130,45 @@ def test_noise_moves_the_arm_but_not_the_label():
 
 
 def test_every_question_has_its_answer_and_its_picture(data_dir):
+  each = make_demo_data.QUESTIONS_PER_IMAGE
   for split, num_images in {'train': 60, 'val': make_demo_data.NUM_VAL_IMAGES}.items():
-    for stem, each in {'': make_demo_data.QUESTIONS_PER_IMAGE, 'detection_': 1}.items():
-      questions = entries(data_dir, f'{split}_{stem}questions')
-      annotations = entries(data_dir, f'{split}_{stem}annotations')
-      assert len(questions) == len(annotations) == num_images * each
-      assert collections.Counter(q['image_id'] for q in questions) == {
-          i: each for i in range(num_images)}
-      for question, annotation in zip(questions, annotations):
-        assert question['question_id'] == annotation['question_id']
-        assert question['image_id'] == annotation['image_id']
-        right = [answer['answer'] for answer in annotation['answers']]
-        assert annotation['multiple_choice_answer'] == right[0]
+    questions = entries(data_dir, f'{split}_questions')
+    annotations = entries(data_dir, f'{split}_annotations')
+    assert len(questions) == len(annotations) == num_images * each
+    assert collections.Counter(q['image_id'] for q in questions) == {
+        i: each for i in range(num_images)}
+    for question, annotation in zip(questions, annotations):
+      assert question['question_id'] == annotation['question_id']
+      assert question['image_id'] == annotation['image_id']
+      right = [answer['answer'] for answer in annotation['answers']]
+      assert annotation['multiple_choice_answer'] == right[0]
     images = data_dir / 'vqa' / 'images' / split
     assert len(list(images.iterdir())) == num_images
     jpeg = (images / f'{num_images - 1:012d}.jpg').read_bytes()
     assert simplejpeg.decode_jpeg(jpeg).shape == (48, 48, 3)
+
+
+def test_every_object_has_its_box_in_cocos_form(data_dir):
+  with open(data_dir / 'vqa' / 'train_instances.json', encoding='utf-8') as file:
+    whole = json.load(file)
+  names = {category['id']: category['name'] for category in whole['categories']}
+  assert set(names.values()) <= {category.name for category in objects.CATEGORIES}
+  assert sorted(names) == list(range(1, len(names) + 1)) and len(names) > 10
+  boxes = collections.defaultdict(list)
+  for annotation in whole['annotations']:
+    x, y, width, height = annotation['bbox']
+    assert min(x, y) >= 0 and 48 >= x + width > x and 48 >= y + height > y
+    boxes[annotation['image_id']].append((names[annotation['category_id']], annotation['bbox']))
+  assert [image['file_name'] for image in whole['images']] == [f'{i:012d}.jpg' for i in range(60)]
+  assert len(boxes) == 60 and {len(found) for found in boxes.values()} == {2, 3}
+  # What a picture shows in a box differs from the table around it.
+  for image_id, found in boxes.items():
+    jpeg = (data_dir / 'vqa' / 'images' / 'train' / f'{image_id:012d}.jpg').read_bytes()
+    picture = simplejpeg.decode_jpeg(jpeg).astype(int)
+    table = np.median(picture.reshape(-1, 3), axis=0)
+    for name, (x, y, width, height) in found:
+      inside = np.abs(picture[y:y + height, x:x + width] - table).max(-1)
+      assert (inside > 30).mean() > 0.1, (image_id, name)
 
 
 def test_captions_are_records_with_image_text_and_language(data_dir):
@@ -196,6 +222,58 @@ def test_data_that_is_there_is_kept_and_other_parameters_are_refused(data_dir, c
   assert (data_dir / 'parameters.json').stat().st_mtime_ns == before
 
 
+@pytest.fixture(scope='module')
+def rich_dir(tmp_path_factory):
+  """Every skill in two environments, and rich questions."""
+  path = tmp_path_factory.mktemp('rich') / 'data'
+  parameters = make_demo_data.Parameters(
+      num_episodes=18, num_images=60, skills=tuple(tabletop.SKILLS),
+      environments=('seen', 'unseen'), questions='rich')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(make_demo_data, 'NUM_VAL_EPISODES', 1)
+    patch.setattr(make_demo_data, 'NUM_VAL_IMAGES', 40)
+    make_demo_data.make(str(path), parameters)
+  return path
+
+
+def test_skills_take_turns(rich_dir):
+  families = collections.Counter(
+      episode['attributes']['task_family_name'].numpy().decode()
+      for episode, _ in episodes(rich_dir, 'train'))
+  assert families.keys() == tabletop.SKILLS.keys()
+  assert set(families.values()) <= {1, 2, 3}  # hardly one fails
+
+
+def test_each_step_says_which_step_of_the_instruction_it_is(rich_dir):
+  for episode, steps in episodes(rich_dir, 'train'):
+    told = [step['observation']['natural_language_instruction'] for step in steps]
+    plans = [step['observation']['plan'] for step in steps]
+    if episode['attributes']['task_family_name'] == b'move_then_pick':
+      assert list(dict.fromkeys(plans)) == told[0].split(b' then ')
+    else:
+      assert plans == told
+
+
+def test_rich_questions_are_asked_and_their_words_are_pieces(rich_dir):
+  kinds = {entry['question_type'] for entry in entries(rich_dir, 'val_annotations')}
+  assert len(kinds & (web.RICH_QUESTION_SHARES.keys() - web.QUESTION_SHARES.keys())) >= 4
+  vocab = vocabulary.Vocabulary(str(rich_dir / 'vocabulary.model'))
+  told = 'Q: what action should the robot take to pick the thing that can cut paper? A:'
+  assert len(vocab.encode(told)) <= 24
+  assert vocab.unk_id not in vocab.encode('öffne untere Schublade')
+  assert len(vocab.encode('Instruction: move sun near star then pick cup')) <= 12
+
+
+@pytest.mark.parametrize('wrong, message', [
+    ({'skills': ('pick', 'fly')}, 'skills are pick, fly; use any of pick, move_near'),
+    ({'skills': ()}, 'skills are none; use any of pick'),
+    ({'environments': ('office',)}, 'environments are office; use any of seen, unseen, desk'),
+])
+def test_skills_and_environments_that_there_are_not_are_refused(wrong, message):
+  with pytest.raises(ValueError, match=message):
+    make_demo_data.Parameters(**wrong)
+
+
 def test_a_directory_with_other_things_is_left_alone(tmp_path):
   (tmp_path / 'thesis.txt').write_text('mine')
   with pytest.raises(FileExistsError, match='holds something else'):
@@ -209,7 +287,7 @@ def test_interrupted_work_leaves_no_directory_and_is_made_anew(tmp_path, monkeyp
   monkeypatch.setattr(make_demo_data, 'NUM_VAL_EPISODES', 1)
   monkeypatch.setattr(make_demo_data, 'NUM_VAL_IMAGES', 4)
   with monkeypatch.context() as patch:
-    patch.setattr(make_demo_data, 'VOCABULARY_SIZE', 10)  # which training refuses
+    patch.setattr(make_demo_data, 'VOCABULARY_SIZES', {'plain': 10})  # which training refuses
     with pytest.raises(ValueError, match='vocab_size is 10'):
       make_demo_data.make_or_keep(str(output_dir), small)
   assert not output_dir.exists()
