@@ -4,6 +4,7 @@ import pathlib
 
 import gin
 import pytest
+import seqio
 
 from rt2_train import gin_files
 from rt2_train.models import pali_x
@@ -28,11 +29,13 @@ def test_a_recipe_has_the_papers_numbers(
     name, network, batch_size, steps, robot, rate, vocab_size, monkeypatch):
   monkeypatch.chdir(ROOT)
   gin.clear_config()
+  data = 'language_table' if 'table' in name else 'my_robot'
   gin_files.parse(
-      ['gin/data/my_robot.gin', f'gin/experiments/{name}.gin'],
+      [f'gin/data/{data}.gin', f'gin/experiments/{name}.gin'],
       ["MODEL_DIR = 'run'", "INITIAL_CHECKPOINT_PATH = 'vlm'"])
   assert (macro('BATCH_SIZE'), macro('TRAIN_STEPS')) == (batch_size, steps)
   assert gin.query_parameter('mixtures.cofinetune.rates.robot') == robot
+  assert seqio.MixtureRegistry.get(macro('MIXTURE_OR_TASK_NAME')).tasks
   schedule = gin.get_configurable(schedules.schedule)()
   assert float(schedule(999_999)) == pytest.approx(rate)
   # What the paper does not say is a flag.

@@ -20,7 +20,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _OUTPUT_DIR = flags.DEFINE_string(
     'output_dir', None, 'Where the episodes are written.', required=True)
 _SUITES = flags.DEFINE_list(
-    'suites', ['seen', 'unseen', 'unseen_only'], 'Which suites; "backgrounds" is there too.')
+    'suites', ['seen', 'unseen', 'unseen_only'], f'Which suites, of {", ".join(suites.DEMO)}.')
 _NUM_EPISODES = flags.DEFINE_integer(
     'num_episodes', 1000, 'Episodes per suite.', lower_bound=1)
 _SPLIT = flags.DEFINE_enum(

@@ -5,6 +5,7 @@ goes on where it stopped, training that was finished is left alone; evaluations 
 """
 
 from collections.abc import Sequence
+import dataclasses
 import json
 import operator
 import os
@@ -28,13 +29,40 @@ _ABLATION = flags.DEFINE_bool(
     'ablation', False, 'Also train from scratch and by plain fine-tuning, and compare.')
 _MODEL = flags.DEFINE_enum(
     'model', 'pali_x', ['pali_x', 'palm_e'], 'Which family: encoder-decoder or decoder-only.')
+_PLANS = flags.DEFINE_bool(
+    'plans', False, 'Also instructions of two steps, and a policy that says its plan (PaLI-X).')
 _NUM_EPISODES = flags.DEFINE_integer(
     'closed_loop_episodes', 500, 'Episodes per suite.', lower_bound=1)
 
-# The demo's gin files name the same places.
-_RUN_DIRS = {'pali_x': pathlib.Path('runs/demo'), 'palm_e': pathlib.Path('runs/demo_palm_e')}
-_TITLES = {'pali_x': 'RT-2-PaLI-X', 'palm_e': 'RT-2-PaLM-E'}
-_DATA_DIR = pathlib.Path('runs/demo/data')
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """A way to run the recipe; the demo's gin files name the same places.
+
+  Attributes:
+    name: the gin file gin/experiments/demo_<name>.gin is laid over each run's; '' for none.
+    title: of its table.
+    run_dir: where its runs lie.
+    data_dir: where its data lie.
+    data_flags: what they are made with.
+  """
+
+  name: str = ''
+  title: str = 'RT-2-PaLI-X'
+  run_dir: pathlib.Path = pathlib.Path('runs/demo')
+  data_dir: pathlib.Path = pathlib.Path('runs/demo/data')
+  data_flags: tuple[str, ...] = ()
+
+
+_VARIANTS = {
+    'pali_x': Variant(),
+    'palm_e': Variant('palm_e', 'RT-2-PaLM-E', pathlib.Path('runs/demo_palm_e')),
+    'plans': Variant(
+        'plans', run_dir=pathlib.Path('runs/demo_plans'),
+        data_dir=pathlib.Path('runs/demo_plans/data'),
+        data_flags=('--skills=pick,move_near,move_then_pick', '--num_episodes=4500')),
+}
+_TWO_STEPS = 'move_then_pick'
 # A VLM that answers this share of held-out questions has learnt its world.
 _VLM_ACCURACY = 0.90
 # What phases that all runs stand on are accounted to.
@@ -46,8 +74,8 @@ _INTERRUPTED = 75
 class Recipe:
   """Runs commands one after the other and keeps the account of time and memory."""
 
-  def __init__(self, model: str):
-    self.model, self.run_dir = model, _RUN_DIRS[model]
+  def __init__(self, variant: Variant):
+    self.variant, self.run_dir = variant, variant.run_dir
     self._account = self.run_dir / 'phases.json'
     self._phases = json.loads(self._account.read_text()) if self._account.exists() else {}
 
@@ -125,9 +153,13 @@ def _watch_memory(process: subprocess.Popen) -> list[float]:
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  recipe = Recipe(_MODEL.value)
+  if _PLANS.value and (_ABLATION.value or _MODEL.value != 'pali_x'):
+    raise app.UsageError('--plans is a recipe of its own; give it without --ablation and --model')
+  recipe = Recipe(_VARIANTS['plans' if _PLANS.value else _MODEL.value])
   recipe.run_dir.mkdir(parents=True, exist_ok=True)
-  recipe.run('demo data', _SHARED, 'tools.make_demo_data', f'--output_dir={_DATA_DIR}')
+  recipe.run(
+      'demo data', _SHARED, 'tools.make_demo_data', f'--output_dir={recipe.variant.data_dir}',
+      *recipe.variant.data_flags)
   before = _pretrain(recipe)
   names = [*(('from_scratch', 'finetune') if _ABLATION.value else ()), 'cofinetune']
   # Co-fine-tuning comes first: its table is what most people wait for.
@@ -138,6 +170,8 @@ def main(argv: Sequence[str]) -> None:
       _report(recipe)
   if _ABLATION.value:
     _report_ablation(recipe, names)
+  if _PLANS.value:
+    _plan(recipe)
 
 
 def _training(recipe: Recipe, name: str) -> list[str]:
@@ -145,14 +179,14 @@ def _training(recipe: Recipe, name: str) -> list[str]:
 
 
 def _gin(recipe: Recipe, name: str) -> list[str]:
-  """What configures run `name` of the chosen model."""
+  """What configures run `name` of the chosen variant."""
   files = [f'--gin_file=gin/experiments/demo_{name}.gin']
-  if recipe.model == 'pali_x':
+  if not recipe.variant.name:
     return files
   bindings = [f"--gin.MODEL_DIR='{recipe.run_dir / name}'"]
   if name in ('cofinetune', 'finetune'):
     bindings.append(f"--gin.INITIAL_CHECKPOINT_PATH='{recipe.run_dir / 'pretrain'}'")
-  return [*files, f'--gin_file=gin/experiments/demo_{recipe.model}.gin', *bindings]
+  return [*files, f'--gin_file=gin/experiments/demo_{recipe.variant.name}.gin', *bindings]
 
 
 def _pretrain(recipe: Recipe) -> float:
@@ -175,7 +209,7 @@ def _offline(recipe: Recipe, name: str, mixture: str, run: str) -> dict[str, dic
       f'evaluate {name} on held-out data', run, 'rt2_train.main', '--run_mode=eval',
       '--gin_file=gin/data/demo.gin', '--gin_file=gin/runs/eval.gin',
       f"--gin.CHECKPOINT_PATH='{recipe.run_dir / name}'", f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
-      f"--gin.OUTPUT_PATH='{output}'",
+      f"--gin.OUTPUT_PATH='{output}'", f"--gin.DATA_DIR='{recipe.variant.data_dir}'",
   )  # pyformat: disable
   return json.loads(output.read_text())
 
@@ -183,20 +217,41 @@ def _offline(recipe: Recipe, name: str, mixture: str, run: str) -> dict[str, dic
 def _evaluate(recipe: Recipe, name: str, accuracy_before: float | None) -> None:
   """Evaluates run `name` offline and in closed loop, and writes its summary."""
   offline = _offline(recipe, name, 'cofinetune', name)
-  played = recipe.run_dir / name / 'closed_loop'
-  categories = json.loads((_DATA_DIR / 'parameters.json').read_text())['num_categories']
-  recipe.run(
-      f'let {name} act', name, 'tools.closed_loop', f'--checkpoint={recipe.run_dir / name}',
-      f'--output_dir={played}', f'--num_episodes={_NUM_EPISODES.value}',
-      f'--num_categories={categories}',
-  )  # pyformat: disable
+  played = _act(recipe, name, 'closed_loop')
   report.write_summary(
       recipe.run_dir / name / 'evaluation',
-      episodes=episodes_lib.load(played),
+      episodes=played,
       web={'accuracy_before': accuracy_before, 'accuracy_after': offline['vqa']['accuracy']},
       offline=offline,
       **recipe.cost(name),
   )
+
+
+def _act(recipe: Recipe, name: str, folder: str, *flags_: str) -> list[episodes_lib.Episode]:
+  """Lets run `name` act, and returns its episodes, which are kept in `folder`."""
+  played = recipe.run_dir / name / folder
+  parameters = json.loads((recipe.variant.data_dir / 'parameters.json').read_text())
+  recipe.run(
+      f'let {name} act ({folder})', name, 'tools.closed_loop',
+      f'--checkpoint={recipe.run_dir / name}', f'--output_dir={played}',
+      f'--num_episodes={_NUM_EPISODES.value}', f'--num_categories={parameters["num_categories"]}',
+      *flags_,
+  )  # pyformat: disable
+  return episodes_lib.load(played)
+
+
+def _plan(recipe: Recipe) -> None:
+  """Teaches the co-fine-tuned policy to plan, and compares it in instructions of two steps."""
+  recipe.run(
+      'train chain_of_thought', 'chain_of_thought', *_training(recipe, 'chain_of_thought'))
+  asked = [f'--skill={_TWO_STEPS}', '--suites=seen,unseen']
+  without = _act(recipe, 'cofinetune', 'two_steps', *asked)
+  planned = _act(recipe, 'chain_of_thought', 'two_steps', *asked, '--plan')
+  pictures.rollouts(recipe.run_dir / 'plans.png', planned)
+  compared = {'co-fine-tuned': without, 'with a plan': planned}
+  report.write_json(recipe.run_dir / 'plans.json', report.comparison(compared))
+  print('\n' + report.comparison_table('instructions of two steps', compared))
+  print(f'\nplans.json and plans.png are in {recipe.run_dir}/')
 
 
 def _report(recipe: Recipe) -> None:
@@ -213,7 +268,7 @@ def _report(recipe: Recipe) -> None:
   summary = report.read_summary(recipe.run_dir / 'cofinetune/evaluation')
   summary |= recipe.cost('cofinetune')
   report.write_json(recipe.run_dir / report.SUMMARY, summary)
-  print('\n' + report.table(f'{_TITLES[recipe.model]} in miniature, co-fine-tuned', summary))
+  print('\n' + report.table(f'{recipe.variant.title} in miniature, co-fine-tuned', summary))
   print(f'\nsummary.json, curves.png, rollouts.png and mixture.png are in {recipe.run_dir}/')
 
 

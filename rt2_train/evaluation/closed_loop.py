@@ -2,8 +2,8 @@
 
 The policy is any object with `infer(observations) -> actions` (`serving.policy.Policy`). The
 environment is any gymnasium environment whose observation holds `image` and `instruction`, whose
-`info` holds `success`, `reach`, `nearest_is_target`, `distance` and a `state` with `gripper_3`, and
-which ends an episode by itself when the action says terminate (`sim.tabletop.Tabletop`). An episode
+`info` holds `success`, `reach`, `nearest_is_target`, `distance` and a `state` with `gripper_3`
+(and `plan`, what is to be done next, where policies are asked for plans), and which ends an episode by itself when the action says terminate (`sim.tabletop.Tabletop`). An episode
 is judged by what the environment reports at its end.
 """
 
@@ -78,7 +78,7 @@ class _Running:
       self, env: gymnasium.Env, suite: str, index: int, seed: int, num_films: int, plan: bool):
     self.env, self.index = env, index
     self._suite, self._seed, self._plan = suite, seed, plan
-    self._plans = []
+    self._plans, self._due = [], []
     self._path, self._film = [], [] if index < num_films else None
     self._see(*env.reset(seed=seed))
 
@@ -86,13 +86,16 @@ class _Running:
     self.observation = policy_lib.Observation(
         images=(observation['image'],), instruction=observation['instruction'], plan=self._plan)
     self._path.append(info['state'].gripper_3[:2])
+    self._next = info.get('plan')
     if self._film is not None:
       self._film.append(self.env.render())
 
   def step(self, action: policy_lib.Action) -> episodes_lib.Episode | None:
     """Acts; returns the episode when this was its last step."""
-    if action.plan and action.plan not in self._plans[-1:]:
-      self._plans.append(action.plan)
+    if self._plan:
+      self._due.append(action.plan == self._next)
+      if action.plan not in self._plans[-1:]:
+        self._plans.append(action.plan)
     observation, _, terminated, truncated, info = self.env.step(action.values)
     self._see(observation, info)
     if not terminated and not truncated:
@@ -110,4 +113,5 @@ class _Running:
         path_Px2=np.array(self._path, np.float32),
         film_PxHxWx3=None if self._film is None else np.stack(self._film),
         plans=tuple(self._plans),
+        plan_due=float(np.mean(self._due)) if self._plan else None,
     )

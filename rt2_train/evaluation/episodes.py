@@ -38,6 +38,7 @@ class Episode:
       frame's width and height.
     film_PxHxWx3: uint8; the frame at each point of the path, or None when it was not filmed.
     plans: what the policy said it would do, in order, each once for as long as it stayed.
+    plan_due: share of steps at which it said what was to be done next; None when it was not asked.
   """
 
   suite: str
@@ -52,6 +53,7 @@ class Episode:
   path_Px2: np.ndarray
   film_PxHxWx3: np.ndarray | None = None
   plans: tuple[str, ...] = ()
+  plan_due: float | None = None
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -70,6 +72,8 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
   summary['stopped_itself'] = float(np.mean([e.stopped_by == 'policy' for e in episodes]))
   summary['median_distance'] = float(np.median([e.distance for e in episodes]))
   summary['mean_steps'] = float(np.mean([e.steps for e in episodes]))
+  if planned := [episode.plan_due for episode in episodes if episode.plan_due is not None]:
+    summary['plan_due'] = float(np.mean(planned))
   return summary
 
 

@@ -133,6 +133,36 @@ def ablation_table(
   return '\n'.join(lines)
 
 
+def comparison(
+    episodes: Mapping[str, Sequence[episodes_lib.Episode]]) -> dict[str, dict[str, Any]]:
+  """Run -> suite -> rates, of runs that were tried in the same suites."""
+  return {name: {suite: episodes_lib.summarize(played)
+                 for suite, played in episodes_lib.by_suite(each).items()}
+          for name, each in episodes.items()}
+
+
+def comparison_table(
+    title: str, episodes: Mapping[str, Sequence[episodes_lib.Episode]]) -> str:
+  """Two runs or more beside each other: success in each suite, and how often their plans were due.
+
+  Args:
+    title: heads the table.
+    episodes: name of the run -> its episodes.
+  """
+  summaries = comparison(episodes)
+  suites = list(next(iter(summaries.values())))
+  rows, steps = [['', *map(_words, summaries)]], []
+  for suite in suites:
+    rows.append([f'{_words(suite)}: success', *(
+        _rate(summary[suite], 'success') for summary in summaries.values())])
+    rows.append([f'{_words(suite)}: says what is due', *(
+        _share(summary[suite].get('plan_due')) for summary in summaries.values())])
+    for first, second in itertools.pairwise(summaries):
+      step = _step(first, second, summaries, episodes, suite, 'success')
+      steps.append([f'{_words(suite)}: {step[0]}', *step[1:]])
+  return '\n'.join([title, '', *_align(rows), '', *_align(steps)])
+
+
 def _step(
     first: str,
     second: str,

@@ -11,7 +11,8 @@ from typing import Any
 from rt2_train.sim import tabletop
 
 _SEEDS = {'dev': tabletop.DEV_SEEDS, 'test': tabletop.TEST_SEEDS}
-_SEEDS_PER_SUITE = 100_000
+# A split has seeds for ten suites and as many again.
+_SEEDS_PER_SUITE = 50_000
 
 # What each suite changes about the plain scene: a seen object among seen ones on plain wood.
 _DEMO = {
@@ -21,7 +22,16 @@ _DEMO = {
     'unseen': {'targets': 'unseen', 'others': 'all'},
     'unseen_only': {'targets': 'unseen', 'others': 'unseen'},
     'backgrounds': {'targets': 'seen', 'others': 'seen', 'backgrounds': 'unseen'},
+    # Further ones come last: a suite's place decides its seeds.
+    'environments': {'targets': 'seen', 'others': 'seen', 'environment': 'unseen'},
+    'hard_objects': {'targets': 'unseen', 'others': 'all', 'difficulty': 'hard'},
+    'hard_backgrounds': {'targets': 'seen', 'others': 'seen', 'backgrounds': 'cluttered'},
+    'hard_environments': {'targets': 'seen', 'others': 'seen', 'environment': 'desk'},
+    'symbols': {'targets': 'seen', 'others': 'cards', 'skill': 'move_near'},
+    'reasoning': {'targets': 'all', 'others': 'all', 'wording': 'property'},
+    'languages': {'targets': 'all', 'others': 'all', 'wording': 'noun_de'},
 }
+DEMO = tuple(_DEMO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +64,7 @@ def demo(
   Args:
     n: episodes per suite.
     split: 'test' for numbers that are reported, 'dev' for tuning.
-    names: which suites; 'backgrounds' is there too.
+    names: which suites, of DEMO.
     **env: arguments of `tabletop.Tabletop` for all of them, such as skill='move_near'.
 
   Raises:
@@ -70,7 +80,8 @@ def demo(
   suites = []
   for name in names:
     # Every suite its own seeds: no scene is counted in two of them.
-    first = list(_DEMO).index(name) * _SEEDS_PER_SUITE
+    again, place = divmod(list(_DEMO).index(name), 10)
+    first = (2 * place + again) * _SEEDS_PER_SUITE
     seeds = tuple(_SEEDS[split][first : first + n])
     suites.append(Suite(name, {**env, **_DEMO[name]}, seeds))
   return suites

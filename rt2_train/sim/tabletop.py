@@ -14,6 +14,7 @@ import numpy as np
 from rt2_train import actions
 from rt2_train.sim import backdrops
 from rt2_train.sim import drawing
+from rt2_train.sim import expert
 from rt2_train.sim import physics
 from rt2_train.sim import scenes
 from rt2_train.sim import things
@@ -167,6 +168,7 @@ class Tabletop(gymnasium.Env):
         'reach': distance < REACH,
         'nearest_is_target': int(distances_K.argmin()) == aim,
         'distance': distance,
+        'plan': expert.plan(scene, state),
         'held': things.THINGS[scene.categories[state.held]].name if state.held >= 0 else None,
         'scene': scene,
         'state': state,

@@ -1,6 +1,7 @@
 """Playing episodes: a policy that knows the way arrives, one that does not is left to chance."""
 
 from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 import pytest
@@ -48,7 +49,12 @@ class Expert:
 
   def infer(self, observations: Sequence[policy_lib.Observation]) -> list[policy_lib.Action]:
     self.batches.append(len(observations))
-    return [action(expert.act(*self._notebook.scenes[o.images[0].tobytes()])) for o in observations]
+    return [self._answer(o) for o in observations]
+
+  def _answer(self, observation: policy_lib.Observation) -> policy_lib.Action:
+    known = self._notebook.scenes[observation.images[0].tobytes()]
+    plan = expert.plan(*known) if observation.plan else ''
+    return dataclasses.replace(action(expert.act(*known)), plan=plan)
 
 
 class Random:
@@ -68,9 +74,9 @@ def play(suite: suites.Suite, **kwargs) -> list[episodes.Episode]:
   return closed_loop.play(Expert(notebook), suite, notebook.make_env, **kwargs)
 
 
-@pytest.mark.parametrize('name', ['seen', 'unseen', 'backgrounds'])
+@pytest.mark.parametrize('name', suites.DEMO)
 def test_the_expert_succeeds(name):
-  (suite,) = suites.demo(60, names=(name,))
+  (suite,) = suites.demo(40, names=(name,))
   played = play(suite)
   summary = episodes.summarize(played)
   assert summary['success'] >= 0.95
@@ -126,3 +132,13 @@ def test_a_policy_that_never_stops_is_stopped_by_the_limit():
   (suite,) = suites.demo(2, names=('seen',), max_steps=7)
   for episode in closed_loop.play(Still(), suite, tabletop.Tabletop):
     assert (episode.steps, episode.stopped_by, episode.success) == (7, 'limit', False)
+
+
+def test_a_plan_is_kept_and_compared_with_what_was_due():
+  (suite,) = suites.demo(5, names=('seen',), skill='move_then_pick')
+  for episode in play(suite, plan=True):
+    assert episode.plan_due == 1 and len(episode.plans) == 2
+    first, second = episode.plans
+    assert episode.instruction == f'{first} then {second}'
+  assert episodes.summarize(play(suite, plan=True))['plan_due'] == 1
+  assert 'plan_due' not in episodes.summarize(play(suite))

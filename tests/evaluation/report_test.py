@@ -1,5 +1,6 @@
 """What summary.json, ablation.json and the tables say, and when they are not written."""
 
+import dataclasses
 import json
 import math
 
@@ -90,6 +91,15 @@ def test_the_table_of_a_run_shows_every_rate_with_its_interval(tmp_path):
 def test_a_policy_without_web_training_has_none_before(tmp_path):
   summary = write(tmp_path, web={'accuracy_before': None, 'accuracy_after': 0.0})
   assert 'none before robot training, 0.000 after' in report.table('from scratch', summary)
+
+
+def test_policies_are_compared_in_the_suites_they_share():
+  without = play('seen', 0.4, 0.5)
+  planned = [dataclasses.replace(e, plan_due=0.75) for e in play('seen', 0.6, 0.7)]
+  text = report.comparison_table('two steps', {'without': without, 'with_a_plan': planned})
+  assert 'seen: success            0.40 [0.33 0.47]   0.60 [0.53 0.67]' in text
+  assert 'seen: says what is due   none               0.750' in text
+  assert '+0.20' in text and 'intervals apart' in text
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ import pathlib
 import tarfile
 import tempfile
 
+import gin
+
+from mixtures import sources
 from rt2_train import actions
 from rt2_train import images
 from rt2_train import processor as processor_lib
@@ -99,6 +102,18 @@ def _vocabulary() -> vocabulary.Vocabulary:
     texts = [prompts.robot(text) for text in rlds_fixture.INSTRUCTIONS] * 20
     vocabulary.train(texts, path, vocab_size=1300, num_sentinels=32)
     return vocabulary.Vocabulary(path)
+
+
+def bind(name: str, **options) -> None:
+  """Binds the source of task `name` to its files; `mixtures.sources.files` says where they are."""
+  source = sources.name_of(sources.ALL[name])
+  if name in FILES:
+    values = {key: {'train': path} for key, path in FILES[name].items()}
+  else:
+    layout, values = ROBOT[name]
+    values = {'data_dir': layout, **values}
+  for key, value in {**values, **options}.items():
+    gin.bind_parameter(f'{source}.{key}', value)
 
 
 def write(folder: pathlib.Path) -> None:

@@ -24,6 +24,10 @@ from rt2_train.data import tasks
 from tests.mixtures import small_files
 
 TASKS = [*small_files.FILES, *small_files.ROBOT]
+# Two epochs through tf.data take seconds: one task for each way of reading, the others when slow.
+QUICK = ('captions', 'vqa', 'text_vqa', 'object_aware', 'pali_split_caption',
+         'pali_span_corruption', 'robot', 'chain_of_thought', 'language_table_success')
+EPOCHS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TASKS]
 
 
 @pytest.fixture(scope='module')
@@ -45,14 +49,7 @@ def bind(folder, *names: str, **options) -> None:
   gin.bind_parameter('mixtures.sources.files.below', os.fspath(folder))
   gin.bind_parameter('mixtures.sources.model.processor', small_files.processor(names[0]))
   for name in names:
-    source = mixtures.sources.name_of(mixtures.sources.ALL[name])
-    if name in small_files.FILES:
-      values = {key: {'train': path} for key, path in small_files.FILES[name].items()}
-    else:
-      layout, values = small_files.ROBOT[name]
-      values = {'data_dir': layout, **values}
-    for key, value in {**values, **options}.items():
-      gin.bind_parameter(f'{source}.{key}', value)
+    small_files.bind(name, **options)
 
 
 def digest(features) -> str:
@@ -64,7 +61,7 @@ def digest(features) -> str:
   return whole.hexdigest()
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', EPOCHS)
 def test_one_epoch_is_the_same_through_seqio_and_through_the_loader(name, files):
   bind(files, name)
   processor = mixtures.sources.model()

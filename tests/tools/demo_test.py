@@ -8,9 +8,8 @@ from tools import demo
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
-  monkeypatch.setattr(demo, '_RUN_DIRS', {'pali_x': tmp_path})
-  return demo.Recipe('pali_x')
+def recipe(tmp_path):
+  return demo.Recipe(demo.Variant(run_dir=tmp_path))
 
 
 def phases(tmp_path) -> dict:
@@ -32,7 +31,7 @@ def test_a_failed_phase_ends_the_recipe_and_its_time_is_added_to_the_next_attemp
   failed = phases(tmp_path)['train']
   assert not failed['finished']
   # Another process goes on with the account.
-  demo.Recipe('pali_x').run('train', 'a', 'calendar', '2026')
+  demo.Recipe(demo.Variant(run_dir=tmp_path)).run('train', 'a', 'calendar', '2026')
   finished = phases(tmp_path)['train']
   assert finished['finished'] and finished['seconds'] > failed['seconds']
 
