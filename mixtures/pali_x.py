@@ -55,6 +55,7 @@ ABSENT = {
     'pali_pix2struct': 'screenshots to HTML (pix2struct) are not built',
     'pali_video': 'captions and questions about video are not built',
     'pali_masked_image': 'masked image tokens (ViT-VQGAN) are not built',
+    'pali_episodic_vqa': 'four questions about several images are not built',
     'pali_episodic_webli': 'RT-2 leaves Episodic WebLI out (appendix B)',
 }
 for _task, _why in ABSENT.items():

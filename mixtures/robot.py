@@ -9,15 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import inspect
 
-import gin
-
 from mixtures import sources
 from rt2_train.data import metrics
 from rt2_train.data import rlds
 from rt2_train.data import tasks
 
-# Of a reader, what is not gin's to say, or said in another way.
-_FIXED = ('self', 'data_dir', 'split', 'processor')
 # Options that name files of data beside the episodes.
 _FILES = ('annotation_file', 'paraphrase_file')
 _EXAMPLE = '/data/fractal20220817_data/0.1.0'
@@ -37,28 +33,22 @@ def dataset(module: str, name: str, reader: Callable, **fixed: object) -> source
     **fixed: options whose defaults differ from the reader's.
   """
 
-  def source(
+  def of_gin(
       data_dir: str | None = None, splits: Mapping[str, str] | None = None, **options
-  ) -> tasks.Configured:
-    processor = sources.model()
+  ) -> tasks.Splits:
     if data_dir is None:
-      return tasks.Configured({}, processor)
-    sources.check_model(f'of {module}.{name}', processor)
-    splits = splits or {'train': 'train', 'validation': 'val'}
+      return {}
+    processor = sources.the_model(f'of {module}.{name}')
     options.update({key: sources.path(options[key]) for key in _FILES if options.get(key)})
-    return tasks.Configured(
-        splits={
-            ours: functools.partial(
-                reader, sources.path(data_dir), theirs, processor, **{**fixed, **options})
-            for ours, theirs in splits.items()},
-        processor=processor)
+    return {
+        ours: functools.partial(
+            reader, sources.path(data_dir), theirs, processor, **{**fixed, **options})
+        for ours, theirs in (splits or {'train': 'train', 'validation': 'val'}).items()}
 
-  own = [parameter for parameter in inspect.signature(source).parameters.values()
-         if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-  options = [
-      parameter.replace(default=fixed.get(key, parameter.default))
-      for key, parameter in inspect.signature(reader).parameters.items() if key not in _FIXED]
-  return sources.configurable(module, name, source, [*own, *options], reader.__doc__)
+  own = [parameter for key, parameter in inspect.signature(of_gin).parameters.items()
+         if key != 'options']
+  options = sources.options(reader, fixed, ('data_dir', 'split', 'processor'))
+  return sources.configurable(module, name, of_gin, [*own, *options.values()], reader.__doc__)
 
 
 def register(
@@ -81,9 +71,8 @@ def register(
 
   judged.__name__ = metric.__name__
   name = sources.name_of(source)
-  sources.ALL[task] = source
-  tasks.add_task(
-      task, lambda: source().splits, [judged],
+  sources.register(
+      task, source, [judged],
       remedy=f"add to the gin file: {name}.data_dir = '{example}'; its splits are named in "
              f'{name}.splits')
 

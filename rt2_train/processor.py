@@ -45,6 +45,8 @@ class Processor:
       images before the text by itself (PaLI-X).
     plan_length: most tokens of a plan that precedes an action (RT-2, section 4.4); 0 where the
       model is asked for none. `targets_length` must hold plan, marker and action.
+    history: frames of each camera that an action is decided on, the oldest first and all cameras of
+      a time together; RT-2 has 1.
   """
 
   vocabulary: vocabulary_lib.Vocabulary
@@ -55,12 +57,20 @@ class Processor:
   layout: str = 'encoder_decoder'
   image_tokens: int = 0
   plan_length: int = 0
+  history: int = 1
 
   def __post_init__(self):
     for name, least in (
-        ('inputs_length', 1), ('targets_length', 1), ('image_tokens', 0), ('plan_length', 0)):
-      if getattr(self, name) < least:
-        raise ValueError(f'processor: {name} is {getattr(self, name)}; it must be at least {least}')
+        ('inputs_length', 1), ('targets_length', 1), ('image_tokens', 0), ('plan_length', 0),
+        ('history', 1)):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < least:
+        raise ValueError(f'processor: {name} is {value}; it must be a whole number of at least '
+                         f'{least}')
+    if self.history > self.image_spec.num_images:
+      raise ValueError(
+          f'processor: history is {self.history}, but the model takes {self.image_spec.num_images} '
+          'images; raise num_images')
     if self.layout not in sequences.LAYOUTS:
       raise ValueError(
           f'processor: layout is {self.layout!r}; choose one of {sorted(sequences.LAYOUTS)}')
@@ -154,10 +164,19 @@ class Processor:
     written = self._remembered_plan(plan)
     return np.concatenate([written, self.action_targets(values)])
 
-  def text_targets(self, text: str) -> np.ndarray:
-    """The tokens of an answer in words, int32 [<=T]; cut to make room for EOS, which is last."""
-    ids = self.vocabulary.encode(text)[:self.targets_length - 1]
-    return np.array([*ids, self.vocabulary.eos_id], np.int32)
+  def text_targets(self, text: str, separator: str | None = None) -> np.ndarray:
+    """The tokens of an answer in words, int32 [<=T]; cut to make room for EOS, which is last.
+
+    Args:
+      text: the answer.
+      separator: what stands between its parts, of which whole ones are then left out at the end.
+    """
+    room = self.targets_length - 1
+    ids = self.vocabulary.encode(text)
+    while len(ids) > room and separator and separator in text:
+      text = text.rpartition(separator)[0]
+      ids = self.vocabulary.encode(text)
+    return np.array([*ids[:room], self.vocabulary.eos_id], np.int32)
 
   def integers_from_tokens(self, tokens: Sequence[int]) -> np.ndarray:
     """The action integers that a model wrote, int32 [D]; reads up to EOS.
@@ -260,6 +279,7 @@ class Processor:
           settings['layout'],
           settings['image_tokens'],
           settings['plan_length'],
+          settings['history'],
       )
       _check_unchanged(directory, 'vocabulary', settings['vocabulary'], vocabulary.fingerprint)
       _check_unchanged(directory, 'image code', settings['pixels'], images_lib.PIXELS)
@@ -283,6 +303,7 @@ class Processor:
         'layout': self.layout,
         'image_tokens': self.image_tokens,
         'plan_length': self.plan_length,
+        'history': self.history,
     }
 
   def _targets_of(self, bins_D: np.ndarray) -> np.ndarray:

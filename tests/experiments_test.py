@@ -1,6 +1,7 @@
 """The paper's recipes parse after a data file, say what the paper says, and make a model."""
 
 import pathlib
+import re
 
 import gin
 import pytest
@@ -19,14 +20,15 @@ def macro(name: str):
   return gin.query_parameter(f'{name}/gin.macro.value')
 
 
-@pytest.mark.parametrize('name, network, batch_size, steps, robot, rate, vocab_size', [
-    ('rt2_pali_x_55b', pali_x.Network, 2048, 80_000, 0.5, 1e-3, 250_112),
-    ('rt2_pali_x_5b', pali_x.Network, 2048, 270_000, 0.5, 1e-3, 250_112),
-    ('rt2_pali_3b_language_table', pali_x.Network, 128, 300_000, 0.5, 1e-3, 250_112),
-    ('rt2_palm_e_12b', palm_e.Network, 512, 1_000_000, 0.66, 4e-4, 256_000),
+@pytest.mark.parametrize('name, mixture, network, batch_size, steps, robot, rate, vocab_size', [
+    ('rt2_pali_x_55b', 'rt2_pali_x', pali_x.Network, 2048, 80_000, 0.5, 1e-3, 250_112),
+    ('rt2_pali_x_5b', 'rt2_pali_x', pali_x.Network, 2048, 270_000, 0.5, 1e-3, 250_112),
+    ('rt2_pali_3b_language_table', 'language_table', pali_x.Network, 128, 300_000, 0.5, 1e-3,
+     250_112),
+    ('rt2_palm_e_12b', 'rt2_palm_e', palm_e.Network, 512, 1_000_000, 0.66, 4e-4, 256_000),
 ])
 def test_a_recipe_has_the_papers_numbers(
-    name, network, batch_size, steps, robot, rate, vocab_size, monkeypatch):
+    name, mixture, network, batch_size, steps, robot, rate, vocab_size, monkeypatch):
   monkeypatch.chdir(ROOT)
   gin.clear_config()
   data = 'language_table' if 'table' in name else 'my_robot'
@@ -35,7 +37,8 @@ def test_a_recipe_has_the_papers_numbers(
       ["MODEL_DIR = 'run'", "INITIAL_CHECKPOINT_PATH = 'vlm'"])
   assert (macro('BATCH_SIZE'), macro('TRAIN_STEPS')) == (batch_size, steps)
   assert gin.query_parameter('mixtures.cofinetune.rates.robot') == robot
-  assert seqio.MixtureRegistry.get(macro('MIXTURE_OR_TASK_NAME')).tasks
+  assert macro('MIXTURE_OR_TASK_NAME') == mixture
+  assert seqio.MixtureRegistry.get(mixture).tasks
   schedule = gin.get_configurable(schedules.schedule)()
   assert float(schedule(999_999)) == pytest.approx(rate)
   # What the paper does not say is a flag.
@@ -48,4 +51,32 @@ def test_a_recipe_has_the_papers_numbers(
   assert module.config.vocab_size == vocab_size
   assert module.config.dropout_rate == macro('DROPOUT_RATE') == 0.1
   assert module.vit_config.image_height == 224
+  gin.clear_config()
+
+
+def test_the_plans_demo_is_one_model_over_one_set_of_data(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  found = []
+  for files in (['demo_pretrain', 'demo_plans'], ['demo_cofinetune', 'demo_plans'],
+                ['demo_chain_of_thought']):
+    gin.clear_config()
+    gin_files.parse([f'gin/experiments/{file}.gin' for file in files], [])
+    found.append([macro(name) for name in (
+        'DATA_DIR', 'VOCABULARY_FILE', 'VOCAB_SIZE', 'IMAGE_SIZE')])
+  assert found[0] == found[1] == found[2]
+  assert macro('MIXTURE_OR_TASK_NAME') == 'cofinetune_plans' and macro('PLAN_LENGTH') > 0
+  gin.clear_config()
+
+
+def test_the_template_of_web_data_names_sources_that_there_are(monkeypatch, tmp_path):
+  monkeypatch.chdir(ROOT)
+  text = (ROOT / 'gin/data/web.gin').read_text()
+  # Everything uncommented, but sentences.
+  lines = [line.removeprefix('# ') if re.match(r'# (mixtures\.|  \w+ = )', line) else line
+           for line in text.splitlines()]
+  (tmp_path / 'web.gin').write_text('\n'.join(lines))
+  gin.clear_config()
+  gin_files.parse([str(tmp_path / 'web.gin')], [])
+  assert gin.query_parameter('mixtures.web.gqa.questions')['train'].startswith('gqa/')
+  assert gin.query_parameter('mixtures.pali_x.vqg.pattern')
   gin.clear_config()

@@ -198,6 +198,13 @@ def test_text_targets_are_cut_but_keep_their_eos(processor):
   assert len(long) == 9 and long[-1] == EOS and EOS not in long[:-1]
 
 
+def test_an_answer_of_parts_ends_behind_a_whole_one(processor):
+  parts = processor.text_targets(' and '.join(['ka ba', 'do gu', 'lo ni fe pa so vi']), ' and ')
+  assert processor.vocabulary.decode(parts) in ('ka ba and do gu', 'ka ba')
+  one = processor.text_targets('loba ' * 30, ' and ')
+  assert len(one) == processor.targets_length
+
+
 def test_frames_are_decoded_resized_and_filled_up(processor):
   frames, mask = processor.images([jpeg()])
   assert frames.shape == (2, 32, 48, 3) and frames.dtype == np.uint8
@@ -249,6 +256,7 @@ def test_whatever_changes_an_example_changes_the_fingerprint(processor, model_fi
       dict(inputs_length=25),
       dict(targets_length=10),
       dict(targets_length=30, plan_length=8),
+      dict(history=2),
   ]
   prints = {dataclasses.replace(processor, **change).fingerprint for change in changed}
   prints.add(processor.fingerprint)

@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> None:
         _CHECKPOINT.value, temperature=_TEMPERATURE.value, seed=_SEED.value)
     played = [episode for suite in tried
               for episode in closed_loop.play(
-                  policy, suite, tabletop.Tabletop, plan=_PLAN.value)]
+                  policy, suite, tabletop.Tabletop, plan=_PLAN.value,
+                  history=policy.processor.history)]
     episodes_lib.save(_OUTPUT_DIR.value, played)
   except (ValueError, OSError) as error:
     sys.exit(f'closed_loop: {error}')

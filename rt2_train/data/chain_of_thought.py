@@ -34,13 +34,12 @@ class PlanExamples(rlds.StepExamples):
       *,
       plan_key: str = '',
       annotation_file: str | None = None,
-      history: int = 1,
       idle: Mapping[str, float] | None = None,
   ):
     """Opens the split; plans are from one of `plan_key`, the layout's `plan` and annotation_file.
 
     Args:
-      data_dir, split, layout, index_dir, on_bad, max_bad_share, history, idle: as
+      data_dir, split, layout, index_dir, on_bad, max_bad_share, idle: as
         rlds.RobotExamples.
       processor: of the model.
       plan_key: the layout's `plan`, for a layout that names none; such as 'observation/plan'.
@@ -65,7 +64,7 @@ class PlanExamples(rlds.StepExamples):
     if annotation_file is not None:
       said, unknown = annotations.plans(annotation_file, set(steps.all_instructions))
       options += f' {sorted(said.items())}'
-    super().__init__(steps, processor, history, options=options)
+    super().__init__(steps, processor, options=options)
     plan_N = steps.plan_N if layout.plan else steps.instruction_N
     self._plans = steps.plans if layout.plan else steps.instructions
     has_one = np.array([bool(plan) if layout.plan else plan in said for plan in self._plans])

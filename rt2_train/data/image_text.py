@@ -75,7 +75,7 @@ class Examples(abc.ABC):
         'images': images,
         'image_mask': image_mask,
         'inputs': self._processor.text_inputs(prompt),
-        'targets': self._processor.text_targets(answer)}
+        'targets': self._processor.text_targets(answer, self.objective.separator)}
 
 
 class Row(NamedTuple):

@@ -76,9 +76,12 @@ class TableExamples(rlds.StepExamples):
     if task not in TASKS:
       raise ValueError(f'task is {task!r}; it is one of {", ".join(TASKS)}')
     steps = rlds.RobotSteps(data_dir, split, layout, index_dir, on_bad, max_bad_share)
+    if processor.history != 2:
+      raise ValueError(f'{steps.name}: the tasks of Language-Table read two frames, the processor '
+                       f'has history {processor.history}; set HISTORY = 2')
     self._task, self._stride = task, _stride(steps.layout, control_hz)
     super().__init__(
-        steps, processor, history=2, control_hz=control_hz,
+        steps, processor, control_hz=control_hz,
         options=f' table {task} at {control_hz:g} Hz')
     self.answered_with = 'action' if task == 'action' else 'question'
     begins_N = np.append(True, np.diff(steps.episode_N) != 0)

@@ -81,6 +81,8 @@ def resolve(layout: str | Layout) -> Layout:
     return layout
   known = {**open_x.LAYOUTS, **LAYOUTS}
   if layout not in known:
+    if layout in open_x.LEFT_OUT:
+      raise ValueError(f'no layout {layout!r}: {open_x.LEFT_OUT[layout]}; {_HOW}')
     near = difflib.get_close_matches(layout, known, 1)
     hint = f'did you mean {near[0]!r}? ' if near else ''
     raise ValueError(

@@ -248,7 +248,8 @@ def _open(name: str, split: str) -> tuple[list[_Source], dict[str, str]]:
   if isinstance(provider, seqio.Task):
     weights = {provider: 1.0}
   else:
-    weights = {task: provider.get_rate(task) for task in provider.tasks}
+    with tasks.rates_of(split):
+      weights = {task: provider.get_rate(task) for task in provider.tasks}
   left_out = {}
   for task, weight in list(weights.items()):
     source = tasks.source_of(task)

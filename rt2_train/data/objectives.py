@@ -11,12 +11,12 @@ epoch, through SeqIO and through our loader.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import hashlib
 import re
 
 import numpy as np
 
 from rt2_train import prompts
+from rt2_train.data import draws
 
 # Role -> what is known: a text, or for 'objects' and 'names' a sequence.
 Known = Mapping[str, object]
@@ -53,6 +53,7 @@ class Objective:
       everything else.
     joined: whether all texts of a record are one answer; otherwise each is an example of its own.
     learnt: the role whose text is the answer as it stands; None where the answer is made up.
+    separator: what stands between the parts of an answer, of which a model learns whole ones only.
   """
 
   name: str
@@ -61,16 +62,11 @@ class Objective:
   draws: bool = False
   joined: bool = False
   learnt: str | None = None
+  separator: str | None = None
 
   def __call__(self, known: Known, lang: str, example_id: str) -> tuple[str, str]:
     """Prompt and answer of the example that is called `example_id`, the same every time."""
-    return self.write(known, lang, rng_of(example_id) if self.draws else None)
-
-
-def rng_of(example_id: str) -> np.random.Generator:
-  """The generator of all that is drawn for one example."""
-  digest = hashlib.blake2b(example_id.encode(), digest_size=8).digest()
-  return np.random.default_rng(int.from_bytes(digest, 'little'))
+    return self.write(known, lang, draws.rng(example_id) if self.draws else None)
 
 
 def object_aware(most_names: int = 4) -> Objective:
@@ -129,7 +125,7 @@ def detection(most_names: int = 2, most_boxes: int = 10) -> Objective:
               for box in sorted(boxes[name], key=area, reverse=True)[:most_boxes]]
     return prompts.detect(asked), prompts.detection_target(answer)
 
-  return Objective('detection', ('objects',), write, draws=True)
+  return Objective('detection', ('objects',), write, draws=True, separator=' and ')
 
 
 def resolve(objective: str | Objective) -> Objective:

@@ -1,4 +1,4 @@
-"""Layouts of the datasets of Open X-Embodiment, by the datasets' own names, and published mixtures.
+"""Layouts of the datasets of Open X-Embodiment, by the datasets' own names, and a published mixture.
 
 Where each fact is from:
   schema, words about a column: the dataset's page in the TFDS catalogue.
@@ -203,35 +203,4 @@ RT_1_X_WEIGHTS = {
     'berkeley_autolab_ur5': 5,
     'language_table': 30,
     'toto': 5,
-}
-
-# To be multiplied with the dataset's number of steps (OpenVLA's oxe_magic_soup_plus).
-OPENVLA_WEIGHTS = {
-    'fractal20220817_data': 0.54087122203,
-    'kuka': 0.8341046294,
-    'bridge_dataset': 1.0,
-    'taco_play': 2.0,
-    'jaco_play': 1.0,
-    'berkeley_cable_routing': 1.0,
-    'roboturk': 2.0,
-    'viola': 2.0,
-    'berkeley_autolab_ur5': 2.0,
-    'toto': 1.0,
-    'language_table': 0.1,
-    'stanford_hydra_dataset_converted_externally_to_rlds': 2.0,
-    'austin_buds_dataset_converted_externally_to_rlds': 1.0,
-    'nyu_franka_play_dataset_converted_externally_to_rlds': 3.0,
-    'furniture_bench_dataset_converted_externally_to_rlds': 0.1,
-    'ucsd_kitchen_dataset_converted_externally_to_rlds': 2.0,
-    'austin_sailor_dataset_converted_externally_to_rlds': 1.0,
-    'austin_sirius_dataset_converted_externally_to_rlds': 1.0,
-    'dlr_edan_shared_control_converted_externally_to_rlds': 1.0,
-    'iamlab_cmu_pickup_insert_converted_externally_to_rlds': 1.0,
-    'utaustin_mutex': 1.0,
-    'berkeley_fanuc_manipulation': 2.0,
-    'cmu_stretch': 1.0,
-    'bc_z': 0.2,
-    'fmb_dataset': 1.0,
-    'dobbe': 0.2,
-    'droid': 0.06,
 }

@@ -41,7 +41,6 @@ class StepExamples:
       self,
       steps: RobotSteps,
       processor: Processor,
-      history: int = 1,
       control_hz: float | None = None,
       options: str = '',
   ):
@@ -50,14 +49,13 @@ class StepExamples:
     Args:
       steps: what the examples are about.
       processor: of the model.
-      history: frames per camera, up to the step's own.
       control_hz: actions per second, where they differ from the layout's.
       options: what else decides what examples look like, as text; '' for what always was so.
 
     Raises:
-      ValueError: the layout does not fit the processor, or history is not a number of frames.
+      ValueError: the layout does not fit the processor.
     """
-    self._steps, self._processor, self._history = steps, processor, history
+    self._steps, self._processor, history = steps, processor, processor.history
     layout, space = steps.layout, processor.action_space
     if layout.action_space.names != space.names:
       raise ValueError(
@@ -68,8 +66,6 @@ class StepExamples:
       raise ValueError(
           f'{steps.name}: its actions are {control_hz:g} per second, those of action space '
           f'{space.name!r} {space.control_hz:g}; give both the same control_hz')
-    if not isinstance(history, int) or history < 1:
-      raise ValueError(f'{steps.name}: history is {history!r}; it is a number of frames, 1 or more')
     cameras, num_images = len(layout.images), processor.image_spec.num_images
     if cameras * history > num_images:
       frames = f'{cameras} cameras' + (f' with {history} frames each' if history > 1 else '')
@@ -103,7 +99,7 @@ class StepExamples:
 
   def _encoded(self, i: int) -> tuple[bytes, ...]:
     """The encoded frames of the i-th example."""
-    return self._steps.images(self._position(i), self._history)
+    return self._steps.images(self._position(i), self._processor.history)
 
   def _images(self, i: int) -> dict[str, np.ndarray]:
     """`images` and `image_mask`; ValueError names the example when a frame does not decode."""
@@ -143,7 +139,6 @@ class RobotExamples(StepExamples):
       on_bad: str | Mapping[str, str] = 'error',
       max_bad_share: float = 0.001,
       *,
-      history: int = 1,
       idle: Mapping[str, float] | None = None,
       paraphrase_file: str | None = None,
       original_share: float = 0.5,
@@ -152,9 +147,8 @@ class RobotExamples(StepExamples):
 
     Args:
       data_dir, split, layout, index_dir, on_bad, max_bad_share, idle: as RobotSteps.
-      processor: of the model.
-      history: frames of each camera, the oldest first and all cameras of a step together; the
-        paper's 1 is the step's own. At an episode's beginning its first frame is repeated.
+      processor: of the model; where it takes a history, an episode's first frame is repeated at
+        its beginning.
       paraphrase_file: other wordings of instructions, see `annotations`; None for none, as in
         the paper. Which wording an example has, its id decides.
       original_share: share of examples, among those with other wordings, that keep their own.
@@ -171,7 +165,7 @@ class RobotExamples(StepExamples):
         raise ValueError(f'original_share is {original_share}; it is a share, 0 to 1')
       wordings, unknown = annotations.paraphrases(paraphrase_file, set(steps.all_instructions))
       options = f' paraphrases {original_share} {sorted(wordings.items())}'
-    super().__init__(steps, processor, history, options=options)
+    super().__init__(steps, processor, options=options)
     self.note = '; '.join(filter(None, (self.note, unknown)))
     self._original_share = original_share
     # Of each instruction, its own prompt and then those of its other wordings.

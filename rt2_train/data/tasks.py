@@ -5,8 +5,9 @@ tf.data. Its source also hands out the dataset itself, which is what our loader 
 read; both ways call the same `__getitem__`, so they yield the same bits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import contextvars
 import difflib
 import functools
 import zlib
@@ -40,12 +41,8 @@ _SHUFFLED_IDS = 1_000_000
 Splits = Mapping[str, Callable[[], object]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Configured:
-  """What gin says about a source: how to open its splits, and the processor that reads it."""
-
-  splits: Splits
-  processor: Processor | None
+# Which split the rates of a mixture are asked for: SeqIO's know none.
+_SPLIT: contextvars.ContextVar[str | None] = contextvars.ContextVar('split', default=None)
 
 
 def add_task(
@@ -61,8 +58,9 @@ def add_task(
     name: of the task; batches carry its hash, see `source_id`.
     open_split: split name -> function that opens a dataset with `fingerprint`, `__len__`,
       `__getitem__` (images, image_mask, inputs, targets), `example_id`, `note` (what the data go
-      without, in words, or ''), and `answered_with` where answers are no free text. Or a function that returns this mapping, for splits that are
-      known only after gin was parsed; an empty mapping says that the task is not configured.
+      without, in words, or ''), and `answered_with` where answers are no free text. Or a function
+      that returns this mapping, for splits that are known only after gin was parsed; an empty
+      mapping says that the task is not configured.
     metric_fns: SeqIO metric functions, called with ids up to and including EOS.
     remedy: what to do when a split is missing, such as the gin line to add.
     postprocess_fn: SeqIO's, called as (ids, example=, is_target=) before metrics see ids. Our
@@ -116,6 +114,22 @@ def source_of(task: seqio.Task) -> 'RandomAccessSource':
         f'task {task.name} reads from {type(task.source).__name__}, which has no random access; '
         'register it with rt2_train.data.tasks.add_task')
   return task.source
+
+
+@contextlib.contextmanager
+def rates_of(split: str) -> Iterator[None]:
+  """Mixtures asked for rates inside share them among the tasks that have `split`."""
+  token = _SPLIT.set(split)
+  try:
+    yield
+  finally:
+    _SPLIT.reset(token)
+
+
+def takes_part(task: str) -> bool:
+  """Whether a task has the split that rates are asked for; any split where none was said."""
+  splits, wanted = source_of(get(task)).splits, _SPLIT.get()
+  return bool(splits) if wanted is None else wanted in splits
 
 
 class RandomAccessSource(seqio.DataSource):

@@ -26,11 +26,13 @@ class TextObjective:
     write: pure function of int32 ids [N], a processor and a generator; returns inputs [<=L] and
       targets [<=T], EOS last.
     check: raises ValueError where a processor cannot do it, and says why.
+    settings: what else decides what is made of a text.
   """
 
   name: str
   write: Write
   check: Callable[[Processor], None]
+  settings: tuple[float, ...] = ()
 
 
 def span_corruption(noise_density: float = 0.15, mean_span: float = 3.0) -> TextObjective:
@@ -91,7 +93,7 @@ def span_corruption(noise_density: float = 0.15, mean_span: float = 3.0) -> Text
       targets += [sentinel, *left_out.tolist()]
     return inputs, [*targets, sentinels[spans], eos]
 
-  return TextObjective('span_corruption', write, check)
+  return TextObjective('span_corruption', write, check, (noise_density, mean_span))
 
 
 def continuation() -> TextObjective:

@@ -12,9 +12,9 @@ import os
 
 import numpy as np
 
+from rt2_train.data import draws
 from rt2_train.data import faults
 from rt2_train.data import index
-from rt2_train.data import objectives
 from rt2_train.data import shards
 from rt2_train.data import text_objectives
 from rt2_train.data import tfrecord
@@ -81,7 +81,7 @@ class TextRecords:
           f'{pattern} has no usable text in {header["records"]} records ({self.note})')
     self.report = {'examples': len(self._index), 'index': self._index.path, **{
         key: value for key, value in header.items() if key not in ('source', 'texts', 'unit')}}
-    asked = json.dumps([self._index.fingerprint, self.objective.name])
+    asked = json.dumps([self._index.fingerprint, self.objective.name, *self.objective.settings])
     self.fingerprint = hashlib.sha256(asked.encode()).hexdigest()
 
   def __len__(self) -> int:
@@ -100,7 +100,7 @@ class TextRecords:
 
   def __getitem__(self, i: int) -> dict[str, np.ndarray]:
     """The i-th example."""
-    text, rng = self.text(i), objectives.rng_of(self.example_id(i))
+    text, rng = self.text(i), draws.rng(self.example_id(i))
     processor = self._processor
     most = (processor.inputs_length + processor.targets_length) * _CHARACTERS_PER_TOKEN
     if len(text) > most:

@@ -3,8 +3,9 @@
 The policy is any object with `infer(observations) -> actions` (`serving.policy.Policy`). The
 environment is any gymnasium environment whose observation holds `image` and `instruction`, whose
 `info` holds `success`, `reach`, `nearest_is_target`, `distance` and a `state` with `gripper_3`
-(and `plan`, what is to be done next, where policies are asked for plans), and which ends an episode by itself when the action says terminate (`sim.tabletop.Tabletop`). An episode
-is judged by what the environment reports at its end.
+(and `plan`, what is to be done next, where policies are asked for plans), and which ends an episode
+by itself when the action says terminate (`sim.tabletop.Tabletop`). An episode is judged by what the
+environment reports at its end.
 """
 
 import collections
@@ -35,6 +36,7 @@ def play(
     num_envs: int = 32,
     num_films: int = 6,
     plan: bool = False,
+    history: int = 1,
 ) -> list[episodes_lib.Episode]:
   """Plays every seed of `suite` once; returns the episodes in the order of the seeds.
 
@@ -45,10 +47,13 @@ def play(
     num_envs: environments that run side by side; each takes the next seed when it is done.
     num_films: how many episodes keep their frames, from the first seed on.
     plan: asks for a plan before each action (RT-2, section 4.4).
+    history: frames that the policy acts on (`Processor.history`); the first of an episode stands
+      for those before it.
   """
   waiting = collections.deque(enumerate(suite.seeds))
   envs = [make_env(**suite.env) for _ in range(min(num_envs, len(suite.seeds)))]
-  running = [_Running(env, suite.name, *waiting.popleft(), num_films, plan) for env in envs]
+  start = lambda env: _Running(env, suite.name, *waiting.popleft(), num_films, plan, history)
+  running = [start(env) for env in envs]
   done = {}
   with tqdm.tqdm(total=len(suite.seeds), desc=f'{suite.name}: episodes', unit='ep') as progress:
     while running:
@@ -64,7 +69,7 @@ def play(
         rate = np.mean([e.success for e in done.values()])
         progress.set_postfix(success=f'{rate:.2f}', refresh=False)
         if waiting:
-          still.append(_Running(episode.env, suite.name, *waiting.popleft(), num_films, plan))
+          still.append(start(episode.env))
       running = still
   for env in envs:
     env.close()
@@ -75,16 +80,21 @@ class _Running:
   """One environment in the middle of an episode."""
 
   def __init__(
-      self, env: gymnasium.Env, suite: str, index: int, seed: int, num_films: int, plan: bool):
+      self, env: gymnasium.Env, suite: str, index: int, seed: int, num_films: int, plan: bool,
+      history: int):
     self.env, self.index = env, index
     self._suite, self._seed, self._plan = suite, seed, plan
     self._plans, self._due = [], []
+    self._frames = collections.deque(maxlen=history)
     self._path, self._film = [], [] if index < num_films else None
     self._see(*env.reset(seed=seed))
 
   def _see(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+    self._frames.append(observation['image'])
+    while len(self._frames) < self._frames.maxlen:
+      self._frames.append(observation['image'])
     self.observation = policy_lib.Observation(
-        images=(observation['image'],), instruction=observation['instruction'], plan=self._plan)
+        images=tuple(self._frames), instruction=observation['instruction'], plan=self._plan)
     self._path.append(info['state'].gripper_3[:2])
     self._next = info.get('plan')
     if self._film is not None:

@@ -32,7 +32,8 @@ class Observation:
 
   Attributes:
     images: one frame per camera, uint8 [h, w, 3] or encoded bytes; fewer than the model takes are
-      filled up and masked.
+      filled up and masked. A model with a history (`Processor.history`) acts on so many frames of
+      each camera, the oldest first and all cameras of a time together.
     instruction: what to do; the answer is an action. Or:
     question: what to say; the answer is text.
     plan: whether to write a plan before the action (RT-2, section 4.4), for a model that learnt to.
@@ -152,6 +153,10 @@ class Policy:
       if (observation.instruction is None) == (observation.question is None):
         raise ValueError('needs an instruction or a question, and not both')
       images, image_mask = processor.images(observation.images)
+      if observation.instruction is not None and len(observation.images) % processor.history:
+        raise ValueError(
+            f'has {len(observation.images)} images; the model acts on {processor.history} frames of '
+            'each camera, the oldest first')
       if observation.plan:
         if observation.instruction is None:
           raise ValueError('a plan needs an instruction')

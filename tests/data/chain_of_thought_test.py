@@ -140,8 +140,8 @@ def test_the_words_of_an_episode_do_not_depend_on_the_part_it_is_read_in(tmp_pat
 
 def test_frames_and_idle_steps_are_as_in_robot_examples(tmp_path):
   rlds_fixture.write(tmp_path / 'data', 'fractal', [rlds_fixture.episodes('fractal', 3)])
-  options = {'history': 2, 'idle': {'m': 0.03, 'rad': 0.03}}
-  processor = a_processor(num_images=2)
+  options = {'idle': {'m': 0.03, 'rad': 0.03}}
+  processor = a_processor(num_images=2, history=2)
   examples = chain_of_thought.PlanExamples(
       str(tmp_path / 'data'), 'train', processor, annotation_file=write_plans(tmp_path), **options)
   plain = rlds.RobotExamples(str(tmp_path / 'data'), 'train', processor, **options)

@@ -16,8 +16,10 @@ from tests.data import rlds_fixture
 IDLE = {'m': 0.01, 'rad': 0.01}
 
 
-def open_examples(directory, schema='fractal', num_images=1, split='train', **options):
-  processor = rlds_fixture.a_processor(layouts.LAYOUTS[schema].action_space, num_images)
+def open_examples(
+    directory, schema='fractal', num_images=1, split='train', history=1, **options):
+  processor = rlds_fixture.a_processor(
+      layouts.LAYOUTS[schema].action_space, num_images, history=history)
   return rlds.RobotExamples(str(directory), split, processor, schema, **options)
 
 
@@ -74,15 +76,24 @@ def test_history_is_part_of_the_fingerprint_and_one_frame_is_what_always_was(tmp
 
 
 @pytest.mark.parametrize('history, message', [
-    (0, 'tabletop/train: history is 0; it is a number of frames, 1 or more'),
-    (1.5, 'tabletop/train: history is 1.5; it is a number of frames, 1 or more'),
-    (3, "tabletop/train: layout 'fractal' has 1 cameras with 3 frames each, the model takes 2 "
-     'images; name fewer in Layout.images or lower history'),
+    (0, 'processor: history is 0; it must be a whole number of at least 1'),
+    (1.5, 'processor: history is 1.5; it must be a whole number of at least 1'),
+    (3, 'processor: history is 3, but the model takes 2 images; raise num_images'),
 ])
 def test_a_history_that_cannot_be_is_refused(tmp_path, history, message):
   rlds_fixture.write(tmp_path, 'fractal', [rlds_fixture.episodes('fractal', 1)])
   with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
     open_examples(tmp_path, num_images=2, history=history)
+
+
+def test_more_cameras_than_the_model_takes_at_each_time_are_refused(tmp_path):
+  rlds_fixture.write(tmp_path, 'bridge', [rlds_fixture.episodes('bridge', 1)])
+  layout = dataclasses.replace(
+      layouts.BRIDGE, images=('observation/image_0', 'observation/image_1'))
+  message = 'has 2 cameras with 2 frames each, the model takes 2 images'
+  with pytest.raises(ValueError, match=message):
+    rlds.RobotExamples(
+        str(tmp_path), 'train', rlds_fixture.a_processor(num_images=2, history=2), layout)
 
 
 # Idle steps.

@@ -19,7 +19,8 @@ PLACE = 'steps/observation/effector_translation'
 
 def a_processor(control_hz: float | None = 10.0, **kwargs):
   return rlds_fixture.a_processor(
-      actions.language_table(control_hz=control_hz), num_images=2, targets_length=40, **kwargs)
+      actions.language_table(control_hz=control_hz), num_images=2, targets_length=40, history=2,
+      **kwargs)
 
 
 def open_task(directory, task: str, control_hz: float = 10.0, split='train', **kwargs):
@@ -154,7 +155,7 @@ def test_the_instruction_is_answered(tmp_path):
 def test_instructions_that_do_not_fit_an_answer_are_counted(tmp_path):
   write(tmp_path, 4, 4)
   processor = rlds_fixture.a_processor(
-      actions.LANGUAGE_TABLE, num_images=2, targets_length=24, inputs_length=32)
+      actions.LANGUAGE_TABLE, num_images=2, targets_length=24, inputs_length=32, history=2)
   long = rlds_fixture.episode('language_table', 4, instruction='move the cup ' * 20)
   rlds_fixture.write(tmp_path / 'long', 'language_table', [[long]])
   examples = language_table.TableExamples(
@@ -268,6 +269,6 @@ def test_an_unknown_task_is_refused(tmp_path):
 
 def test_a_model_of_one_image_is_refused(tmp_path):
   write(tmp_path, 4)
-  with pytest.raises(ValueError, match='has 1 cameras with 2 frames each, the model takes 1 '):
+  with pytest.raises(ValueError, match='read two frames, the processor has history 1; set HISTORY'):
     language_table.TableExamples(
         str(tmp_path), 'train', rlds_fixture.a_processor(actions.LANGUAGE_TABLE))

@@ -218,13 +218,13 @@ def episodes(schema: str, count: int, num_steps: int = 5, first_seed: int = 0) -
 @functools.lru_cache(maxsize=None)
 def a_processor(
     action_space: actions.ActionSpace = actions.RT2, num_images: int = 1, inputs_length: int = 32,
-    targets_length: int = 24, plan_length: int = 0,
+    targets_length: int = 24, plan_length: int = 0, history: int = 1,
 ) -> processor_lib.Processor:
   """A processor whose vocabulary knows the instructions above."""
   return processor_lib.Processor(
       vocabulary=_vocabulary(), action_space=action_space,
       image_spec=images.ImageSpec(32, 40, num_images), inputs_length=inputs_length,
-      targets_length=targets_length, plan_length=plan_length)
+      targets_length=targets_length, plan_length=plan_length, history=history)
 
 
 @functools.lru_cache(maxsize=None)

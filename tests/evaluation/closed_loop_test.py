@@ -134,6 +134,27 @@ def test_a_policy_that_never_stops_is_stopped_by_the_limit():
     assert (episode.steps, episode.stopped_by, episode.success) == (7, 'limit', False)
 
 
+def test_a_policy_with_a_history_sees_the_frames_before():
+  (suite,) = suites.demo(2, names=('seen',))
+  asked = []
+
+  class Remembering(Expert):
+
+    def _answer(self, observation):
+      asked.append([frame.tobytes() for frame in observation.images])
+      last = dataclasses.replace(observation, images=observation.images[-1:])
+      return super()._answer(last)
+
+  notebook = Notebook()
+  played = closed_loop.play(
+      Remembering(notebook), suite, notebook.make_env, num_envs=1, history=3)
+  first = asked[:played[0].steps]
+  assert first[0] == [first[0][2]] * 3 and first[1] == [first[0][2]] * 2 + [first[1][2]]
+  assert [frames[1] for frames in first[1:]] == [frames[2] for frames in first[:-1]]
+  second = asked[played[0].steps]
+  assert second == [second[2]] * 3
+
+
 def test_a_plan_is_kept_and_compared_with_what_was_due():
   (suite,) = suites.demo(5, names=('seen',), skill='move_then_pick')
   for episode in play(suite, plan=True):

@@ -163,6 +163,26 @@ def test_weights_that_are_all_zero_are_one_clear_line(configure):
     loader.Loader('web', 4, processor)
 
 
+@pytest.mark.parametrize('weight', [-1, float('nan'), float('inf'), '2'])
+def test_a_weight_that_is_none_is_refused(configure, weight):
+  processor = configure(ROBOT, CAPTIONS, VQA)
+  with gin.unlock_config():
+    gin.bind_parameter('mixtures.web.rates.captions', weight)
+  with pytest.raises(ValueError, match='mixtures.web.rates.captions is .*; a weight is a number'):
+    loader.Loader('cofinetune', 4, processor)
+
+
+def test_a_source_without_the_split_leaves_its_weight_to_its_own_part(configure):
+  processor = configure(
+      ROBOT, CAPTIONS, VQA, "mixtures.web.vqa.questions = {{'validation': '{data}/questions.json'}}",
+      "mixtures.web.vqa.annotations = {{'validation': '{data}/annotations.json'}}",
+      "mixtures.web.vqa.images = {{'validation': '{data}/{{image_id}}.jpg'}}")
+  for split, web in (('train', 'captions'), ('validation', 'vqa')):
+    table = loader.Loader('cofinetune', 4, processor, split=split).table()
+    weights = {row['source']: row['weight'] for row in table if row['weight']}
+    assert weights == {'robot': 0.5, web: 0.5}
+
+
 def test_a_path_without_its_split_is_refused(configure):
   processor = configure("mixtures.web.captions.pattern = '/data/captions-*'")
   with pytest.raises(ValueError, match="takes a path per split: {'train': '/data/captions-.'}"):
@@ -208,7 +228,8 @@ def test_metrics_read_the_bound_processor(configure):
 
 def test_a_processor_is_made_once(configure):
   configure(ROBOT, CAPTIONS)
-  assert mixtures.robot.source().processor is mixtures.web.captions().processor
+  first, second = (tasks.source_of(tasks.get(name)).open('train') for name in ('robot', 'captions'))
+  assert first._processor is second._processor is mixtures.sources.model()
 
 
 def test_tf_data_mixes_them_too(configure):

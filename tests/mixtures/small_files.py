@@ -91,7 +91,7 @@ def processor(task: str, **layout) -> processor_lib.Processor:
   return processor_lib.Processor(
       _vocabulary(), actions.LANGUAGE_TABLE if table else actions.RT2,
       images.ImageSpec(32, 40, num_images=2 if table else 1), inputs_length=48, targets_length=48,
-      plan_length=24, **layout)
+      plan_length=24, history=2 if table else 1, **layout)
 
 
 @functools.cache
@@ -106,11 +106,11 @@ def _vocabulary() -> vocabulary.Vocabulary:
 
 def bind(name: str, **options) -> None:
   """Binds the source of task `name` to its files; `mixtures.sources.files` says where they are."""
-  source = sources.name_of(sources.ALL[name])
+  source = sources.NAMES[name]
   if name in FILES:
     values = {key: {'train': path} for key, path in FILES[name].items()}
   else:
-    layout, values = ROBOT[name]
+    layout, values = ROBOT.get(name, (name, {}))
     values = {'data_dir': layout, **values}
   for key, value in {**values, **options}.items():
     gin.bind_parameter(f'{source}.{key}', value)

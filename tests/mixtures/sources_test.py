@@ -25,8 +25,8 @@ from tests.mixtures import small_files
 
 TASKS = [*small_files.FILES, *small_files.ROBOT]
 # Two epochs through tf.data take seconds: one task for each way of reading, the others when slow.
-QUICK = ('captions', 'vqa', 'text_vqa', 'object_aware', 'pali_split_caption',
-         'pali_span_corruption', 'robot', 'chain_of_thought', 'language_table_success')
+QUICK = ('captions', 'vqa', 'pali_split_caption', 'pali_span_corruption', 'robot',
+         'language_table_success')
 EPOCHS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TASKS]
 
 
@@ -91,10 +91,10 @@ def test_every_source_takes_the_policy_on_broken_data(name, files):
     loader.Loader(name, 2, mixtures.sources.model())
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', [*TASKS, *sorted(set(mixtures.open_x.DATASETS) - set(TASKS))])
 def test_every_source_says_what_it_would_read_and_where_it_is_not(name, tmp_path):
   gin.bind_parameter('mixtures.sources.model.processor', small_files.processor(name))
-  source = mixtures.sources.name_of(mixtures.sources.ALL[name])
+  source = mixtures.sources.NAMES[name]
   with pytest.raises(ValueError, match=f'{source}.'):
     loader.Loader(name, 2, mixtures.sources.model())
   bind(tmp_path, name)

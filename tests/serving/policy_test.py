@@ -125,6 +125,17 @@ def test_a_plan_comes_before_a_valid_action_beside_other_answers(processor):
   np.testing.assert_array_equal(first.values, planner.action_from_tokens(action))
 
 
+def test_a_model_with_a_history_is_not_asked_with_half_of_it(processor):
+  remembering = dataclasses.replace(
+      processor, image_spec=images.ImageSpec(SIZE, SIZE, num_images=2), history=2)
+  model = make_model(remembering)
+  policy = policy_lib.Policy(model, make_params(model, seed=1), remembering, batch_sizes=(1,))
+  with pytest.raises(ValueError, match='has 1 images; the model acts on 2 frames of each camera'):
+    policy.infer([instruction()])
+  (answer,) = policy.infer([policy_lib.Observation([frame(0), frame(1)], 'pick anchor')])
+  assert len(answer.text.split()) == 8
+
+
 def test_each_row_of_a_mixed_batch_is_answered_as_if_it_were_alone(policy):
   observations = [instruction(0), question(1), instruction(2), question(3), question(4)]
   alone = [policy.infer([observation])[0] for observation in observations]

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
@@ -17,6 +19,7 @@ def run(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
   )  # pyformat: disable
 
 
+@pytest.mark.slow
 def test_loader_prints_three_times_and_their_ratios_under_its_command(tmp_path):
   done = run('loader', '--examples=16', '--rounds=1', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
@@ -34,6 +37,7 @@ def test_loader_prints_three_times_and_their_ratios_under_its_command(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_decode_prints_both_loops_at_both_vocabularies(tmp_path):
   done = run('decode', '--rounds=1', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
