@@ -26,8 +26,8 @@ def shares(robot: float = 0.25, plans: float = 0.25) -> dict[str, float]:
   """Shares of plain robot data and of plans in every batch; the rest is web data."""
   if robot < 0 or plans <= 0 or robot + plans > 1:
     raise ValueError(
-        f'mixtures.chain_of_thought.shares: robot is {robot} and plans {plans}; plans must be above '
-        '0, robot 0 or more, and together they are at most 1')
+        f'mixtures.chain_of_thought.shares: robot is {robot} and plans {plans}; plans must be '
+        'above 0, robot 0 or more, and together they are at most 1')
   return {'robot': robot, 'plans': plans, 'web': 1 - robot - plans}
 
 

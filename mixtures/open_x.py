@@ -8,9 +8,9 @@ the dataset's own name:
   mixtures.open_x.taco_play.splits = {'train': 'train[:95%]', 'validation': 'train[95%:]'}
 
 Weights are those that RT-1-X's example lists; a dataset that it does not list weighs as much as its
-small ones. Values as recorded, so datasets in other units than the model's action space need bounds that hold all of
-them. A dataset that is not here takes a `layouts.Layout` of its own in gin, see
-gin/data/my_robot.gin.
+small ones. Values stay as recorded, so datasets in other units than the model's action space need
+bounds that hold all of them. A dataset that is not here takes a `layouts.Layout` of its own in gin,
+see gin/data/my_robot.gin.
 """
 
 from mixtures import cofinetune

@@ -36,8 +36,8 @@ detection = _add('detection', object_files.CocoObjects, judged=True)
 object_aware = _add('object_aware', object_files.CocoObjects, judged=True, objective='object_aware')
 
 TASKS = (
-    'captions', 'coco_captions', 'xm3600', 'vqa_records', 'vqa', 'ok_vqa', 'text_vqa', 'gqa', 'xgqa',
-    'detection', 'object_aware')
+    'captions', 'coco_captions', 'xm3600', 'vqa_records', 'vqa', 'ok_vqa', 'text_vqa', 'gqa',
+    'xgqa', 'detection', 'object_aware')
 
 rates = sources.rates('mixtures.web', dict.fromkeys(TASKS, 1.0))
 sources.add_mixture('web', (lambda: 1.0, rates))

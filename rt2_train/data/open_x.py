@@ -1,4 +1,4 @@
-"""Layouts of the datasets of Open X-Embodiment, by the datasets' own names, and a published mixture.
+"""Layouts of the datasets of Open X-Embodiment by their own names, and a published mixture.
 
 Where each fact is from:
   schema, words about a column: the dataset's page in the TFDS catalogue.

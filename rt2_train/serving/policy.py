@@ -155,8 +155,8 @@ class Policy:
       images, image_mask = processor.images(observation.images)
       if observation.instruction is not None and len(observation.images) % processor.history:
         raise ValueError(
-            f'has {len(observation.images)} images; the model acts on {processor.history} frames of '
-            'each camera, the oldest first')
+            f'has {len(observation.images)} images; the model acts on {processor.history} frames '
+            'of each camera, the oldest first')
       if observation.plan:
         if observation.instruction is None:
           raise ValueError('a plan needs an instruction')

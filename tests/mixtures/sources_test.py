@@ -30,20 +30,6 @@ QUICK = ('captions', 'vqa', 'pali_split_caption', 'pali_span_corruption', 'robot
 EPOCHS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TASKS]
 
 
-@pytest.fixture(scope='module')
-def files(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('files')
-  small_files.write(folder)
-  return folder
-
-
-@pytest.fixture(autouse=True)
-def no_configuration():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
 def bind(folder, *names: str, **options) -> None:
   """Binds the sources of tasks to their files, all below `folder`."""
   gin.bind_parameter('mixtures.sources.files.below', os.fspath(folder))

@@ -117,6 +117,7 @@ def test_flags_choose_remat_and_how_layers_are_kept():
   assert benchmark_models.build('palm_e_100m').module.config.scan_layers
 
 
+@pytest.mark.slow
 def test_palm_e_decodes_an_action_whole():
   model = benchmark_models.build('tiny_palm_e', 'apart')
   seconds, tokens_T = benchmark_models.decode_actions(model, rounds=2)
@@ -151,6 +152,7 @@ def test_train_mfu_without_tensorflow_prints_figures_that_agree():
   assert text.endswith('say nothing of a GPU, which this is meant for.\n')
 
 
+@pytest.mark.slow
 def test_decode_rate_without_tensorflow_prints_rates_beside_the_roofline():
   text = run('decode_rate', '--rounds=1', '--models=tiny')
   found = figures(text)

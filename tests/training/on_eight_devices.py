@@ -1,9 +1,10 @@
-"""Loss and gradients under every rule set on eight simulated devices; prints JSON for sharding_test.
+"""Loss and gradients under rule sets, named or all, on eight simulated devices; prints JSON.
 
 A program of its own, since the number of devices is settled before JAX starts.
 """
 
 import json
+import sys
 
 from flax import core
 import jax
@@ -97,7 +98,8 @@ def main() -> None:
     one = partitioning.Partitioner(devices=jax.devices()[:1])
     expected, expected_gradients, _ = loss_and_gradients(model, params, one)
     scale = max(float(np.abs(g).max()) for g in expected_gradients.values())
-    for mesh, (rules, model_parallelism, slices) in MESHES.items():
+    for mesh in sys.argv[1:] or MESHES:
+      rules, model_parallelism, slices = MESHES[mesh]
       partitioner = partitioning.Partitioner(rules, model_parallelism, slices, small=512)
       loss, gradients, cut = loss_and_gradients(model, params, partitioner)
       error = max(
