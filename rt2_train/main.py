@@ -34,8 +34,6 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 )
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where in the code an error was found.')
 
-_INTERRUPTED = 75  # EX_TEMPFAIL: told to stop, and saved; started again, the run goes on.
-
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
@@ -65,12 +63,13 @@ def parse_gin() -> None:
 
 # Each mode loads only the rooms it needs.
 def _train() -> None:
+  from rt2_train.training import preemption
   from rt2_train.training import train
 
   summary = gin.get_configurable(train.train)()
   if not summary['finished']:
     # Preempted: whoever started this run should start it again.
-    sys.exit(_INTERRUPTED)
+    sys.exit(preemption.STATUS)
 
 
 def _eval() -> None:

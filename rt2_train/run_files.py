@@ -5,6 +5,7 @@ A run directory holds `checkpoint_<step>` directories, see `training.checkpoints
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -14,26 +15,42 @@ import re
 _LAST = ('_CHECKPOINT_METADATA', 'state/_METADATA')
 # Sizes of all other files of a checkpoint, by path.
 _SIZES = 'files.json'
+# What a disk, a quota or a limit says that has no room for what is written.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Within, no room for `path` is an error that names it: the system names what it opens alone."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _NO_ROOM:
+      raise
+    raise OSError(
+        error.errno, f'{os.strerror(error.errno)}: {os.fspath(path)} cannot be written; make room '
+        'there and start again') from error
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
   """Yields where to write; what is there at the end becomes `path`, unless an error was raised."""
   path = os.path.abspath(path)
-  os.makedirs(os.path.dirname(path), exist_ok=True)
   partial = f'{path}.partial'
-  try:
-    yield partial
-    descriptor = os.open(partial, os.O_RDONLY)
+  with naming_full_disk(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
-    os.replace(partial, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.unlink(partial)
-    raise
+      yield partial
+      descriptor = os.open(partial, os.O_RDONLY)
+      try:
+        os.fsync(descriptor)
+      finally:
+        os.close(descriptor)
+      os.replace(partial, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.unlink(partial)
+      raise
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -77,6 +94,8 @@ def damage(checkpoint: str | os.PathLike[str]) -> str | None:
   except ValueError:
     return f'{_SIZES} is cut short'
   for name, size in sizes.items():
+    if os.path.isabs(name) or '..' in name.split('/'):
+      return f'{_SIZES} names {name!r}, which is not in the checkpoint'
     path = os.path.join(checkpoint, name)
     if not os.path.exists(path):
       return f'{name} is missing'

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from rt2_train import run_files
 from rt2_train.data import rlds
 from tests.data import broken_data
 
@@ -48,3 +49,15 @@ def test_a_dataset_whose_name_is_a_path_is_refused(tmp_path, name):
   with pytest.raises(ValueError, match='dataset_info.json: name'):
     rlds.RobotSteps(str(data), 'train', 'fractal')
   assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('name', ['../elsewhere', 'state/../../elsewhere', '/etc/hostname'])
+def test_a_checkpoint_that_names_files_of_others_is_not_whole(tmp_path, name):
+  checkpoint = tmp_path / 'checkpoint_1'
+  for file in ('_CHECKPOINT_METADATA', 'state/_METADATA', '../elsewhere'):
+    run_files.write(checkpoint / file, '')
+  run_files.seal(checkpoint)
+  assert run_files.damage(checkpoint) is None
+  (checkpoint / 'files.json').write_text(json.dumps({'state/_METADATA': 0, name: 0}))
+  said = run_files.damage(checkpoint)
+  assert said == f'files.json names {name!r}, which is not in the checkpoint'

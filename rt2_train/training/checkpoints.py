@@ -40,11 +40,14 @@ _MUST_AGREE = (_ARCHITECTURE, 'action_space.json', 'vocabulary.model')
 
 def _for_people(record: stdlib_logging.LogRecord) -> bool:
   """Orbax reports every file it touches, and every error of its threads, which it raises too."""
-  from_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
+  # Of a task, whose error asyncio reports again, the message names the file.
+  where = record.getMessage() if record.name == 'asyncio' else record.pathname
+  from_orbax = f'{os.sep}orbax{os.sep}' in where
   return not from_orbax or (record.levelno >= stdlib_logging.WARNING and not record.exc_info)
 
 
-logging.get_absl_logger().addFilter(_for_people)
+for _logger in (logging.get_absl_logger(), stdlib_logging.getLogger('asyncio')):
+  _logger.addFilter(_for_people)
 
 
 class AssetsHandler(ocp.CheckpointHandler):
@@ -221,11 +224,16 @@ class Checkpoints:
       for unfinished in pathlib.Path(self._directory).glob('checkpoint_*.orbax-checkpoint-tmp*'):
         run_files.seal(unfinished)
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits until everything that was started is on disk; raises what went wrong."""
+    with self._naming_faults():
+      self._orbax.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits as `wait` does, and ends the threads."""
     try:
+      self.wait()
       with self._naming_faults():
-        self._orbax.wait_until_finished()
         self._orbax.close()
     finally:
       # Orbax tidies up in threads that it does not wait for, which fail aloud at interpreter exit.

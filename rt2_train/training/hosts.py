@@ -3,9 +3,11 @@
 A process holds the devices of one host, or one GPU of it. One that trains alone holds them all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import json
 import socket
+from typing import Any
 
 from absl import logging
 import jax
@@ -13,6 +15,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 from orbax.checkpoint import multihost
 
+from rt2_train.training import differences
 from rt2_train.training import partitioning
 
 # A dataset may take hours to index, a process that dies is noticed without this.
@@ -71,6 +74,21 @@ def gather_texts(text: str) -> list[str]:
   padded[: len(data)] = data
   rows = multihost_utils.process_allgather(padded)
   return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+
+
+def check_same_data(names: Sequence[str], state: Mapping[str, Any]) -> None:
+  """Raises ValueError, on all processes, if one of them reads other data than the first.
+
+  Args:
+    names: `name()` of all processes.
+    state: of this process's loader.
+  """
+  states = [json.loads(text) for text in gather_texts(json.dumps(dict(state)))]
+  for host, other in zip(names, states):
+    difference = differences.first(states[0], other, f'the data of {names[0]}', 'its own')
+    if difference:
+      raise ValueError(
+          f'{host} reads other data than {names[0]}: {difference}; give all the same files')
 
 
 def tell_stragglers(names: list[str], data_wait_share: float) -> None:

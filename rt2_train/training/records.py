@@ -44,7 +44,7 @@ class Records:
         'changed since step %d, as ALLOW_DATA_CHANGE says: %s', step, '; '.join(changes))
     if self._active:
       path = os.path.join(self._directory, 'data_changes.jsonl')
-      with open(path, 'a', encoding='utf-8') as file:
+      with run_files.naming_full_disk(path), open(path, 'a', encoding='utf-8') as file:
         file.write(json.dumps({'step': step, 'changes': list(changes)}) + '\n')
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:

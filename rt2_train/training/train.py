@@ -8,7 +8,6 @@ a checkpoint holds everything else.
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
-import json
 import math
 import time
 import types
@@ -20,7 +19,6 @@ import jax.numpy as jnp
 
 from rt2_train import run_files
 from rt2_train.training import checkpoints
-from rt2_train.training import differences
 from rt2_train.training import goodput
 from rt2_train.training import guard as guard_lib
 from rt2_train.training import hosts
@@ -68,7 +66,8 @@ def train(
   """Trains `model` up to step `train_steps` and returns the summary that it writes.
 
   Periods are multiples of the step counted from 0, wherever the run was resumed; the last step is
-  always logged, evaluated and saved. SIGTERM and Ctrl-C save the step in progress and end the run.
+  always logged, evaluated and saved. SIGTERM and Ctrl-C save the step in progress and end the run;
+  before the first step, where there is none, they raise `preemption.Stopped`.
 
   Args:
     model: see rt2_train.models.vlm; carries its optimizer_def.
@@ -112,41 +111,54 @@ def train(
   _check_evaluation(checkpoint_period, eval_period, evaluators, keep_best_metric)
   if model.optimizer_def is None:
     raise ValueError('train: the model has no optimizer_def; bind one in its gin file')
-  account = goodput.Account(model_dir, active=hosts.is_main())
-  written = records.Records(model_dir, active=hosts.is_main())
-  partitioner = partitioning.Partitioner() if partitioner is None else partitioner
-  schedule = learning_rate if callable(learning_rate) else lambda step: jnp.float32(learning_rate)
-  optimizer_def = optimizers.Frozen(model.optimizer_def, frozen) if frozen else model.optimizer_def
-  # Made where they are used: JAX does not send keys to the devices of other processes.
-  split = lambda: tuple(jax.random.split(jax.random.key(random_seed)))
-  init_key, dropout_key = jax.jit(split, out_shardings=partitioner.replicated)()
+  with (
+      contextlib.closing(watchdog.Watchdog(stuck_seconds)) as dog,
+      preemption.listening() as notices,
+      contextlib.ExitStack() as opened,
+  ):
+    account = goodput.Account(model_dir, active=hosts.is_main())
+    written = records.Records(model_dir, active=hosts.is_main())
+    partitioner = partitioning.Partitioner() if partitioner is None else partitioner
+    schedule = learning_rate if callable(learning_rate) else lambda step: jnp.float32(learning_rate)
+    optimizer_def = model.optimizer_def
+    if frozen:
+      optimizer_def = optimizers.Frozen(optimizer_def, frozen)
+    # Made where they are used: JAX does not send keys to the devices of other processes.
+    split = lambda: tuple(jax.random.split(jax.random.key(random_seed)))
+    init_key, dropout_key = jax.jit(split, out_shardings=partitioner.replicated)()
 
-  # Data that have no index yet get one now, from one process.
-  with hosts.main_first('opening data'):
-    data = train_data()
-    evaluators = {name: make() for name, make in evaluators.items() if eval_period}
-  names = hosts.gather_texts(hosts.name())
-  _check_same_data(names, data.state())
-  partitioner.check_batch(data.batch_size, num_microbatches)
-  data.select(hosts.rows(partitioner, data.batch_size))
-  # A first batch gives all shapes; the loader is put back to its place below.
-  first = partitioner.batch(next(data))
-  with partitioner.scope():
-    planned, axes = state_lib.plan(model, optimizer_def, partitioner, first, ema_decay is not None)
-  optimizers.check_patterns(planned.optimizer.target, frozen)
+    # Data that have no index yet get one now, from one process.
+    with dog.watching('the data to be opened'), hosts.main_first('opening data'):
+      data = train_data()
+      evaluators = {name: make() for name, make in evaluators.items() if eval_period}
+    with dog.watching('all processes'):
+      names = hosts.gather_texts(hosts.name())
+      hosts.check_same_data(names, data.state())
+    partitioner.check_batch(data.batch_size, num_microbatches)
+    data.select(hosts.rows(partitioner, data.batch_size))
+    # A first batch gives all shapes; the loader is put back to its place below.
+    with dog.watching('the first batch'):
+      first = partitioner.batch(next(data))
+    with partitioner.scope():
+      planned, axes = state_lib.plan(
+          model, optimizer_def, partitioner, first, ema_decay is not None)
+    optimizers.check_patterns(planned.optimizer.target, frozen)
 
-  if assets is not None:
-    assets = functools.partial(assets, sources=data.sources)
-  saved = checkpoints.Checkpoints(
-      model_dir, keep=keep, keep_best_metric=keep_best_metric, best_mode=best_mode, assets=assets
-  )
-  # Where a run starts, in this order: at its own newest checkpoint, and all continues; with the
-  # parameters of another run, while optimizer, step and data are new; or with random parameters.
-  try:
+    if assets is not None:
+      assets = functools.partial(assets, sources=data.sources)
+    with dog.watching('the checkpoints to be opened'):
+      saved = opened.enter_context(contextlib.closing(checkpoints.Checkpoints(
+          model_dir, keep=keep, keep_best_metric=keep_best_metric, best_mode=best_mode,
+          assets=assets)))
+    # Where a run starts, in this order: at its own newest checkpoint, and all continues; with the
+    # parameters of another run, while optimizer, step and data are new; or with random parameters.
     start = saved.latest_step()
     if start is not None:
       logging.info('resuming %s at step %d', model_dir, start)
-      with account.spent_on('restore'):
+      with (
+          account.spent_on('restore'),
+          dog.watching(f'the checkpoint of step {start} to be read'),
+      ):
         state, data_state, changes = saved.restore(start, planned, allow_data_change)
       # T5X saves no state that our loader knows, but batches are a function of the step.
       if data_state is None:
@@ -156,136 +168,137 @@ def train(
       written.add_changes(start, changes)
     else:
       start = 0
-      with partitioner.scope():
+      with dog.watching('the first parameters'), partitioner.scope():
         params = _first_params(model, initial_checkpoint_path, init_key, first, planned, assets)
       state = state_lib.new_state(optimizer_def, params, planned)
       data.seek(0)
-  except BaseException:
-    saved.close()  # Its threads would go on talking after the error.
-    raise
-  account.resume(start)
+    account.resume(start)
 
-  if start >= train_steps:
-    logging.info('%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
-    saved.close()
-    summary = written.read_summary() | {'steps': start, 'finished': True}
-    written.write_summary(summary)  # A kill may have come just before.
+    if start >= train_steps:
+      logging.info(
+          '%s is at step %d of %d: nothing is left to train', model_dir, start, train_steps)
+      summary = written.read_summary() | {'steps': start, 'finished': True}
+      written.write_summary(summary)  # A kill may have come just before.
+      return summary
+
+    target = planned.optimizer.target
+    written.write_start(
+        partitioning.parameter_table(target, axes, state_lib.placements(target)), data.table())
+
+    logging.info('compiling the training step')
+    compile_started = time.perf_counter()
+    train_step = step_lib.make_train_step(
+        model, schedule, sources=data.sources, num_microbatches=num_microbatches, frozen=frozen,
+        ema_decay=ema_decay,
+    )  # pyformat: disable
+    with account.spent_on('compile'), dog.watching('the compiler'), partitioner.scope():
+      forward = lambda params, batch: model.loss_with_rows(params, batch, None)[0]
+      flops = metrics_lib.model_flops(forward, planned.optimizer.target, first)
+      places = (state_lib.placements(planned), partitioner.replicated)
+      if debug_nans:
+        # JAX runs a step that makes a NaN again, an operation at a time: it must keep what it got.
+        jax.config.update('jax_debug_nans', True)
+        train_step = partitioner.scope()(jax.jit(train_step, out_shardings=places))
+      else:
+        # The state's buffers are given to the step, so that only one copy of it is ever held.
+        train_step = jax.jit(train_step, donate_argnums=0, out_shardings=places)
+        train_step = train_step.lower(state, first, dropout_key).compile()
+        logging.info('memory: %s', programs.memory_line(train_step, state, first))
+    compile_seconds = time.perf_counter() - compile_started
+
+    speed = metrics_lib.Speed(
+        batch_size=data.batch_size,
+        length=sum(first[name].shape[1] for name in first if name.endswith('_input_tokens')),
+        flops=flops,
+        peak_flops=peak_flops or metrics_lib.peak_flops(partitioner.mesh.devices.flat[0]),
+        devices=partitioner.mesh.size,
+        waited=data.wait_seconds,
+    )
+    writers = writers_lib.MetricWriters(model_dir, start, active=hosts.is_main())
+    guard = guard_lib.Guard(model_dir, data.examples, max_not_finite_steps, hosts.is_main())
+    window, pending, last = metrics_lib.Window(), None, {}
+
+    def look(step, metrics):
+      with dog.watching(f'step {step} of all devices'):
+        # Raises, before anything of this step is saved, if too many are not finite.
+        fetched = guard.look(step, metrics)
+      if fetched is not None:
+        window.add(fetched)
+
+    account.begin('steps')
+    notices.wait_for_steps()
+    with (
+        contextlib.closing(writers),
+        progress_lib.bar(start, train_steps, progress and hosts.is_main()) as bar,
+    ):
+      for step in range(start + 1, train_steps + 1):
+        with account.spent_on('data'), dog.watching(f'the batch of step {step}'):
+          batch = partitioner.batch(next(data))
+        with dog.watching(f'step {step} to be started'):
+          state, step_metrics = train_step(state, batch, dropout_key)
+        # The device works on this step while the host looks at the one before.
+        if pending is not None:
+          look(*pending)
+        pending = (step, step_metrics)
+        bar.update()
+        stopped = notices.after(step)
+        ends = step == train_steps or stopped
+        saves = ends or step % checkpoint_period == 0
+        evaluates = bool(eval_period) and (step == train_steps or step % eval_period == 0)
+        if saves or evaluates or step % log_period == 0:
+          look(*pending)
+          pending = None
+        if saves or step % log_period == 0:
+          rates = speed.take(step - start, data.wait_seconds)
+          with dog.watching('all processes'):
+            hosts.tell_stragglers(names, rates['timing/data_wait_share'])
+          last = window.take() | rates | metrics_lib.memory()
+          writers.write('train', step, last)
+          bar.set_postfix(loss=f'{last.get("loss", math.nan):.4g}', refresh=False)
+          account.write(step)
+        paused = time.perf_counter()
+        best = {}
+        if evaluates:
+          with account.spent_on('evaluation'), dog.watching(f'the evaluation of step {step}'):
+            best = _evaluate(evaluators, model, state.evaluated_params, partitioner, writers, step)
+        if saves:
+          if keep_best_metric and not stopped and keep_best_metric not in best:
+            raise ValueError(
+                f'train: keep_best_metric {keep_best_metric!r} is not measured; choose one of '
+                f'{sorted(best)}'
+            )
+          with (
+              account.spent_on('checkpoint'),
+              dog.watching(f'the checkpoint of step {step} to be begun'),
+          ):
+            saved.save(step, state, data.state(), best or None)
+        speed.pause(time.perf_counter() - paused)
+        if ends:
+          break
+      account.begin('finish')
+      with dog.watching(f'the checkpoint of step {step} to be on disk'):
+        saved.wait()
+
+    account.write(step)
+    summary = {
+        'steps': step,
+        'start_step': start,
+        'batch_size': data.batch_size,
+        'parameters': sum(leaf.size for leaf in jax.tree.leaves(planned.optimizer.target)),
+        'wall_seconds': time.perf_counter() - started,
+        'compile_seconds': compile_seconds,
+        **speed.total(data.wait_seconds),
+        'goodput': account.summary(),
+        'not_finite_steps': guard.not_finite,
+        'peak_rss_gib': metrics_lib.peak_rss_gib(),
+        'final': {k: v for k, v in last.items() if k.split('/')[0] in ('loss', 'accuracy')},
+        'finished': step == train_steps,
+    }
+    written.write_summary(summary)
+    written.write_mixture(data.table())
+    if hosts.is_main():
+      logging.info('%s', records.ending(model_dir, summary))
     return summary
-
-  target = planned.optimizer.target
-  written.write_start(
-      partitioning.parameter_table(target, axes, state_lib.placements(target)), data.table())
-
-  logging.info('compiling the training step')
-  compile_started = time.perf_counter()
-  train_step = step_lib.make_train_step(
-      model, schedule, sources=data.sources, num_microbatches=num_microbatches, frozen=frozen,
-      ema_decay=ema_decay,
-  )  # pyformat: disable
-  with account.spent_on('compile'), partitioner.scope():
-    forward = lambda params, batch: model.loss_with_rows(params, batch, None)[0]
-    flops = metrics_lib.model_flops(forward, planned.optimizer.target, first)
-    places = (state_lib.placements(planned), partitioner.replicated)
-    if debug_nans:
-      # JAX runs a step that makes a NaN again, an operation at a time: it must keep its arguments.
-      jax.config.update('jax_debug_nans', True)
-      train_step = partitioner.scope()(jax.jit(train_step, out_shardings=places))
-    else:
-      # The state's buffers are given to the step, so that only one copy of it is ever held.
-      train_step = jax.jit(train_step, donate_argnums=0, out_shardings=places)
-      train_step = train_step.lower(state, first, dropout_key).compile()
-      logging.info('memory: %s', programs.memory_line(train_step, state, first))
-  compile_seconds = time.perf_counter() - compile_started
-
-  speed = metrics_lib.Speed(
-      batch_size=data.batch_size,
-      length=sum(first[name].shape[1] for name in first if name.endswith('_input_tokens')),
-      flops=flops,
-      peak_flops=peak_flops or metrics_lib.peak_flops(partitioner.mesh.devices.flat[0]),
-      devices=partitioner.mesh.size,
-      waited=data.wait_seconds,
-  )
-  writers = writers_lib.MetricWriters(model_dir, start, active=hosts.is_main())
-  guard = guard_lib.Guard(model_dir, data.examples, max_not_finite_steps, hosts.is_main())
-  dog = watchdog.Watchdog(stuck_seconds)
-  window, pending, last = metrics_lib.Window(), None, {}
-
-  def look(step, metrics):
-    with dog.watching(f'step {step} of all devices'):
-      # Raises, before anything of this step is saved, if too many are not finite.
-      fetched = guard.look(step, metrics)
-    if fetched is not None:
-      window.add(fetched)
-
-  account.begin('steps')
-  with (
-      contextlib.closing(saved),
-      contextlib.closing(writers),
-      contextlib.closing(dog),
-      preemption.listening() as told_to_stop,
-      progress_lib.bar(start, train_steps, progress and hosts.is_main()) as bar,
-  ):
-    for step in range(start + 1, train_steps + 1):
-      with account.spent_on('data'), dog.watching(f'the batch of step {step}'):
-        batch = partitioner.batch(next(data))
-      state, step_metrics = train_step(state, batch, dropout_key)
-      # The device works on this step while the host looks at the one before.
-      if pending is not None:
-        look(*pending)
-      pending = (step, step_metrics)
-      bar.update()
-      stopped = told_to_stop(step)
-      ends = step == train_steps or stopped
-      saves = ends or step % checkpoint_period == 0
-      evaluates = bool(eval_period) and (step == train_steps or step % eval_period == 0)
-      if saves or evaluates or step % log_period == 0:
-        look(*pending)
-        pending = None
-      if saves or step % log_period == 0:
-        rates = speed.take(step - start, data.wait_seconds)
-        hosts.tell_stragglers(names, rates['timing/data_wait_share'])
-        last = window.take() | rates | metrics_lib.memory()
-        writers.write('train', step, last)
-        bar.set_postfix(loss=f'{last.get("loss", math.nan):.4g}', refresh=False)
-        account.write(step)
-      paused = time.perf_counter()
-      best = {}
-      if evaluates:
-        with account.spent_on('evaluation'):
-          best = _evaluate(evaluators, model, state.evaluated_params, partitioner, writers, step)
-      if saves:
-        if keep_best_metric and not stopped and keep_best_metric not in best:
-          raise ValueError(
-              f'train: keep_best_metric {keep_best_metric!r} is not measured; choose one of '
-              f'{sorted(best)}'
-          )
-        with account.spent_on('checkpoint'), dog.watching(f'the checkpoint of step {step}'):
-          saved.save(step, state, data.state(), best or None)
-      speed.pause(time.perf_counter() - paused)
-      if ends:
-        break
-    account.begin('finish')
-
-  account.write(step)
-  summary = {
-      'steps': step,
-      'start_step': start,
-      'batch_size': data.batch_size,
-      'parameters': sum(leaf.size for leaf in jax.tree.leaves(planned.optimizer.target)),
-      'wall_seconds': time.perf_counter() - started,
-      'compile_seconds': compile_seconds,
-      **speed.total(data.wait_seconds),
-      'goodput': account.summary(),
-      'not_finite_steps': guard.not_finite,
-      'peak_rss_gib': metrics_lib.peak_rss_gib(),
-      'final': {k: v for k, v in last.items() if k.split('/')[0] in ('loss', 'accuracy')},
-      'finished': step == train_steps,
-  }
-  written.write_summary(summary)
-  written.write_mixture(data.table())
-  if hosts.is_main():
-    logging.info('%s', records.ending(model_dir, summary))
-  return summary
 
 
 def _first_params(model, initial_checkpoint_path, init_key, first, planned, assets) -> Any:
@@ -306,16 +319,6 @@ def _first_params(model, initial_checkpoint_path, init_key, first, planned, asse
       # As it should be for a VLM, and for another robot; bins that were learnt mean something else.
       logging.warning('the actions of %s are not this run\'s: %s', source, difference)
   return checkpoints.restore_params(source, planned.optimizer.target)
-
-
-def _check_same_data(names: Sequence[str], state: Mapping[str, Any]) -> None:
-  """Raises ValueError, on all processes, if one of them reads other data than the first."""
-  states = [json.loads(text) for text in hosts.gather_texts(json.dumps(dict(state)))]
-  for name, other in zip(names, states):
-    difference = differences.first(states[0], other, f'the data of {names[0]}', 'its own')
-    if difference:
-      raise ValueError(
-          f'{name} reads other data than {names[0]}: {difference}; give all the same files')
 
 
 def _check_steps(**counts: int) -> None:

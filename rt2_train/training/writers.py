@@ -10,9 +10,13 @@ A resumed run appends: lines of steps that it will write again are taken out fir
 from collections.abc import Mapping
 import json
 import os
+import time
+from typing import Any
 
 from absl import logging
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto import summary_pb2
 
 from rt2_train import run_files
 
@@ -29,22 +33,27 @@ class MetricWriter:
   def __init__(self, model_dir: str, name: str, resume_step: int):
     """Opens the files of `name` and drops what was written for steps after `resume_step`."""
     self.path = os.path.join(model_dir, f'{name}-metrics.jsonl')
-    os.makedirs(os.path.dirname(self.path), exist_ok=True)
-    self._name = name
+    self._name, self._folder = name, os.path.join(model_dir, name)
+    os.makedirs(self._folder, exist_ok=True)
     _drop_after(self.path, resume_step)
     self._file = open(self.path, 'a', encoding='utf-8')
-    # TensorBoard hides what other event files hold from purge_step on.
-    self._events = tensorboardX.SummaryWriter(
-        os.path.join(model_dir, name), purge_step=resume_step + 1, flush_secs=10
-    )
+    # Of tensorboardX's writers the one without a thread, in which a full disk would end unseen and
+    # leave the run waiting.
+    self._events = event_file_writer.EventsWriter(os.path.join(self._folder, 'events'))
+    # TensorBoard hides what other event files hold from this step on.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add_event(resume_step + 1, session_log=start)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one line and one point per metric."""
     line = json.dumps({'step': step, **metrics})
-    self._file.write(line + '\n')
-    self._file.flush()
-    for name, value in metrics.items():
-      self._events.add_scalar(name, value, step)
+    with run_files.naming_full_disk(self.path):
+      self._file.write(line + '\n')
+      self._file.flush()
+    values = [
+        summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()
+    ]
+    self._add_event(step, summary=summary_pb2.Summary(value=values))
     shown = '  '.join(
         f'{name} {value:.4g}'
         for name, value in metrics.items()
@@ -53,8 +62,15 @@ class MetricWriter:
     logging.info('%s step %d: %s', self._name, step, shown)
 
   def close(self) -> None:
-    self._file.close()
-    self._events.close()
+    with run_files.naming_full_disk(self.path):
+      self._file.close()
+    with run_files.naming_full_disk(self._folder):
+      self._events.close()
+
+  def _add_event(self, step: int, **content: Any) -> None:
+    with run_files.naming_full_disk(self._folder):
+      self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+      self._events.flush()
 
 
 class MetricWriters:

@@ -54,6 +54,45 @@ def test_all_processes_save_the_same_step_when_one_is_told_to_stop(small):
   assert done.returncode == 0 and f'at step {saved["steps"]}' in done.stderr, done.stderr
 
 
+@pytest.mark.slow  # What is told while data are opened is in tests/training.
+@pytest.mark.parametrize('line', ['starting from random parameters', 'compiling the training step'])
+def test_a_run_that_is_told_to_stop_before_its_first_step_ends_with_75(small, line, tmp_path):
+  said, deadline = tmp_path / 'stderr', time.time() + 200
+  with open(said, 'w') as file:
+    process = subprocess.Popen(
+        [sys.executable, '-m', *training('runs/early', 10)], cwd=small,
+        env=commands.environment(small), stderr=file, stdout=subprocess.DEVNULL)
+  while line not in said.read_text():
+    assert process.poll() is None and time.time() < deadline, said.read_text()
+    time.sleep(0.01)
+  process.terminate()
+  assert process.wait(timeout=100) == 75, said.read_text()
+  assert 'told to stop before the first step' in said.read_text()
+  assert 'Traceback' not in said.read_text()
+  assert not list((small / 'runs/early').glob('checkpoint_*'))
+
+
+@pytest.mark.slow
+def test_several_processes_of_which_one_is_told_while_it_compiles_save_a_step(
+    small, tmp_path):
+  said, deadline = tmp_path / 'stderr', time.time() + 200
+  first, second = commands.together(2)
+  with open(said, 'w') as file:
+    process = subprocess.Popen(
+        [sys.executable, '-m', *training('runs/early_2', 100_000), *first], cwd=small,
+        env=commands.environment(small), stderr=file, stdout=subprocess.DEVNULL)
+  other = commands.Process(small, *training('runs/early_2', 100_000), *second)
+  while 'compiling the training step' not in said.read_text():
+    assert process.poll() is None and time.time() < deadline, said.read_text()
+    time.sleep(0.01)
+  process.terminate()
+  assert other.finish(timeout=120).returncode == 75
+  assert process.wait(timeout=60) == 75, said.read_text()
+  saved = json.loads((small / 'runs/early_2/summary.json').read_text())
+  assert not saved['finished']
+  assert (small / f'runs/early_2/checkpoint_{saved["steps"]}').is_dir()
+
+
 @pytest.mark.parametrize('count', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_others_notice_a_killed_process_and_all_are_started_again(small, count, tmp_path):
   name = f'runs/killed_{count}'

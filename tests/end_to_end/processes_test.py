@@ -1,7 +1,8 @@
-"""One, two and four processes on this machine train alike, through the same command."""
+"""One, two and four processes, and devices, train alike, through the same command."""
 
 import json
 import math
+import os
 import shutil
 
 import numpy as np
@@ -17,21 +18,29 @@ from tests.training import conftest as small
 STEPS = 4
 
 
-def train(home, count: int, *arguments: str):
+def train(home, count: int, *arguments: str, **environment: str):
   """Trains as so many processes, which must all end well."""
   flags = commands.together(count) if count > 1 else [[]]
   command = commands.main('train', *arguments)
-  started = [commands.Process(home, *command, *flag) for flag in flags]
+  started = [commands.Process(home, *command, *flag, **environment) for flag in flags]
   ended = [process.finish(timeout=280) for process in started]
   for done in ended:
     assert done.returncode == 0, done.stderr
   return ended
 
 
-def train_small(home, count: int, run: str | None = None, *arguments: str):
+def train_small(
+    home, count: int, run: str | None = None, *arguments: str, **environment: str):
   run = run or str(count)
   return train(home, count, '--gin_file=small.gin', f"--gin.MODEL_DIR='runs/{run}'",
-               f"--gin.RECORDED='recorded/{run}'", *arguments)
+               f"--gin.RECORDED='recorded/{run}'", *arguments, **environment)
+
+
+def devices(count: int) -> dict[str, str]:
+  """The environment of a process with so many simulated devices."""
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={count}'
+  # XLA's threads: devices that wait for each other's sums must not use up all of them.
+  return {'XLA_FLAGS': flags, 'NPROC': str(4 * count)}
 
 
 @pytest.fixture(scope='module')
@@ -70,18 +79,25 @@ def test_several_processes_train_like_one(alone, count):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('what', ['processes', 'devices'])
 @pytest.mark.parametrize('first, then', [(2, 1), (1, 2)])
-def test_twenty_steps_after_the_number_of_processes_changed_are_the_same(home, first, then):
+def test_twenty_steps_after_the_number_of_processes_or_devices_changed_are_the_same(
+    home, first, then, what):
   (home / 'small.gin').write_text(small_run.GIN)
-  changed, name = 24, f'{first}_then_{then}'
+  changed, name = 24, f'{first}_then_{then}_{what}'
   longer = f'--gin.train.train_steps={changed}'
-  train_small(home, first, name)
-  train_small(home, then, name, longer)
+  for count, arguments in ((first, ()), (then, (longer,))):
+    if what == 'processes':
+      train_small(home, count, name, *arguments)
+    else:
+      train_small(home, 1, name, *arguments, **devices(count))
   if not (home / 'runs/whole').exists():
     train_small(home, 1, 'whole', longer)
-  runs = home / 'runs'
-  assert_same_lines(
-      runs / name / 'train-metrics.jsonl', runs / 'whole/train-metrics.jsonl', changed)
+  lines, whole = (home / 'runs' / each / 'train-metrics.jsonl' for each in (name, 'whole'))
+  assert_same_lines(lines, whole, changed)
+  used = [line['timing/seqs_per_second'] / line['timing/seqs_per_second_per_core']
+          for line in commands.lines(lines)]
+  np.testing.assert_allclose(used, [first] * STEPS + [then] * (changed - STEPS))
   for step in range(STEPS, changed):
     expected = recorded_batches.read(home / 'recorded/whole', step)
     batch = recorded_batches.read(home / 'recorded' / name, step)

@@ -1,7 +1,10 @@
 """What does not fit is refused by the command in one clear line, and what is there stays."""
 
 import hashlib
+import json
+import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -75,3 +78,57 @@ def test_a_run_of_something_else_is_not_resumed(home, binding, parts):
   done = train(home, "--gin.MODEL_DIR='runs/known'", '--gin.TRAIN_STEPS=4', f'--gin.{binding}')
   assert_refused(done, 'runs/known/checkpoint_2', *parts, 'another MODEL_DIR')
   assert contents(known) == before
+
+
+OTHER_MIXTURE = "--gin.MIXTURE_OR_TASK_NAME='cofinetune'"
+OTHER_DATA = "--gin.DATA_DIR='runs/exchanged/data'"
+
+
+@pytest.fixture(scope='module')
+def exchanged(home):
+  """The same data in runs/exchanged, but that two shards of equal length have changed places."""
+  data = home / 'runs/exchanged/data'
+  shutil.copytree(home / 'runs/demo/data', data)
+  directory = data / 'tabletop/0.1.0'
+  splits = json.loads((directory / 'dataset_info.json').read_text())['splits']
+  [lengths] = [split['shardLengths'] for split in splits if split['name'] == 'train']
+  assert lengths[0] == lengths[1]
+  first, second = (
+      directory / f'tabletop-train.tfrecord-{i:05}-of-{len(lengths):05}' for i in range(2))
+  os.replace(first, directory / 'aside')
+  os.replace(second, first)
+  os.replace(directory / 'aside', second)
+  return home
+
+
+@pytest.mark.parametrize(
+    'binding, parts',
+    [
+        (OTHER_MIXTURE, ['mixture captions was absent, is ', 'sources captions was absent, is ']),
+        (OTHER_DATA, ['sources robot was ']),
+    ],
+    ids=['another mixture', 'another dataset'],
+)
+def test_a_run_is_not_resumed_on_other_data(exchanged, binding, parts):
+  known = exchanged / 'runs/known'
+  before = contents(known)
+  done = train(exchanged, "--gin.MODEL_DIR='runs/known'", '--gin.TRAIN_STEPS=4', binding)
+  assert_refused(
+      done, 'the data of this run are not those it was saved with: ', *parts,
+      'set ALLOW_DATA_CHANGE = True')
+  assert contents(known) == before
+
+
+def test_a_run_goes_on_with_other_data_when_it_may_and_records_them(exchanged):
+  shutil.copytree(exchanged / 'runs/known', exchanged / 'runs/allowed')
+  done = train(
+      exchanged, "--gin.MODEL_DIR='runs/allowed'", '--gin.TRAIN_STEPS=3', OTHER_MIXTURE, OTHER_DATA,
+      '--gin.ALLOW_DATA_CHANGE=True')
+  assert done.returncode == 0, done.stderr
+  summary = json.loads((exchanged / 'runs/allowed/summary.json').read_text())
+  assert summary['finished'] and (summary['start_step'], summary['steps']) == (2, 3)
+  [recorded] = commands.lines(exchanged / 'runs/allowed/data_changes.jsonl')
+  assert recorded['step'] == 2
+  changed = {change.partition(' was ')[0] for change in recorded['changes']}
+  assert changed >= {
+      'mixture captions', 'mixture vqa', 'sources captions', 'sources vqa', 'sources robot'}

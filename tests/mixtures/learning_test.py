@@ -57,9 +57,8 @@ def model_of(mixture: str, tokens: int):
   return pali_x.PaLIX(pali_x.Network(tower, config), optimizer, processor)
 
 
-@pytest.mark.parametrize('mixture', [
-    pytest.param(name, marks=() if name == 'language_table' else pytest.mark.slow)
-    for name in MIXTURES])
+@pytest.mark.slow
+@pytest.mark.parametrize('mixture', MIXTURES)
 def test_the_loss_of_every_source_falls_and_the_report_counts_what_was_read(
     mixture, files, tmp_path):
   model = model_of(mixture, tokens=1408)

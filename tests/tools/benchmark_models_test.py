@@ -135,6 +135,7 @@ def test_a_program_that_does_not_fit_says_what_it_needs(monkeypatch):
     benchmark_models.check_fits(program, 'buy more')
 
 
+@pytest.mark.slow
 def test_train_mfu_without_tensorflow_prints_figures_that_agree():
   text = run(
       'train_mfu', '--rounds=1', '--batch_size=2', '--inputs_length=6', '--targets_length=5')

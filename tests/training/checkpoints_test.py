@@ -110,6 +110,46 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(tiny, tmp_p
   assert not list(tmp_path.glob('*tmp*'))
 
 
+# Fills the disk up to some bytes when its batch is asked for, and says how the run ended.
+FULL = """
+import os, pathlib, shutil
+ROOM, AT = {room}, {at}
+run_dir = {directory!r} + '/run'
+
+class Filling(c.Loader):
+  def __next__(self):
+    if self.step == AT:
+      free = shutil.disk_usage({directory!r}).free
+      (pathlib.Path({directory!r}) / 'others').write_bytes(bytes(free - ROOM))
+    return super().__next__()
+
+try:
+  c.run(run_dir, data=Filling, train_steps=1000, checkpoint_period={period}, log_period=1)
+except OSError as error:
+  print(error)
+"""
+
+
+@subprocesses.needs_a_disk
+@pytest.mark.parametrize(
+    ('at', 'room', 'period', 'named'),
+    [
+        (0, 0, 1000, 'run/model-info.txt cannot be written'),
+        (3, 8192, 1000, ' cannot be written'),  # The log or the account, whichever grows first.
+        (3, 65536, 4, 'a checkpoint cannot be written into '),
+    ],
+)  # pyformat: disable
+def test_a_disk_that_is_full_is_named_whatever_was_to_be_written(
+    tiny, tmp_path, at, room, period, named):
+  code = FULL.format(directory=str(tmp_path), at=at, room=room, period=period)
+  process = subprocesses.on_a_disk_of(1 << 20, tmp_path, code)
+  [said] = process.stdout.splitlines()
+  assert 'No space left on device' in said and str(tmp_path / 'run') in said and named in said
+  assert 'make room there' in said
+  # Threads of Orbax and TensorStore may have their own last words.
+  assert 'tensorboardX' not in process.stderr, process.stderr
+
+
 def test_a_directory_that_may_not_be_written_is_named():
   # Pytest's own directories are closed to nobody, who is user 65534.
   with tempfile.TemporaryDirectory() as directory:

@@ -1,5 +1,9 @@
-"""A run that is killed at any moment, any number of times, ends with the bits of one that is not."""
+"""A run that is killed at any moment, any number of times, ends with the bits of one that is not.
 
+One that is told to stop loses nothing, whenever it is told, and however often.
+"""
+
+import json
 import pathlib
 import random
 import signal
@@ -8,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from rt2_train import run_files
 from tests.training import subprocesses
 
 STEPS_PER_KILL = 40
@@ -60,3 +65,65 @@ def test_a_run_killed_at_random_moments_is_the_uninterrupted_run_bit_for_bit(
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
       np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+# Runs until it is told to stop, and ends as the command does; touches a file when it comes to a
+# place where it then stays for a while.
+TOLD = """
+import pathlib, time
+from rt2_train import run_files
+from rt2_train.training import preemption
+
+def come(name):
+  (pathlib.Path({directory!r}) / name).touch()
+  time.sleep({seconds})
+
+{place}
+summary = c.run({directory!r}, data=data, train_steps=100_000, checkpoint_period=100_000)
+sys.exit(0 if summary['finished'] else preemption.STATUS)
+"""
+SAVING = """
+data, seal = lambda: c.SlowLoader(0.02), run_files.seal
+run_files.seal = lambda path: (come('is saving'), seal(path))
+"""
+OPENING = """
+def data():
+  come('is opening')
+  return c.Loader()
+"""
+
+
+def told(directory: pathlib.Path, place: str, seconds: float):
+  return subprocesses.start(TOLD.format(directory=str(directory), place=place, seconds=seconds))
+
+
+def wait_for(path: pathlib.Path) -> None:
+  deadline = time.time() + 100
+  while not path.exists():
+    assert time.time() < deadline, f'{path} does not come'
+    time.sleep(0.02)
+
+
+def test_a_run_that_is_told_again_while_it_saves_still_saves(tiny, tmp_path):
+  process = told(tmp_path, SAVING, seconds=2)
+  wait_for(tmp_path / 'train-metrics.jsonl')
+  process.terminate()
+  wait_for(tmp_path / 'is saving')
+  process.terminate()
+  time.sleep(0.5)
+  assert process.poll() is None
+  process.terminate()
+  _, said = process.communicate(timeout=100)
+  assert process.returncode == 75, said
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert not summary['finished']
+  assert run_files.find_checkpoint(tmp_path).name == f'checkpoint_{summary["steps"]}'
+
+
+def test_a_run_that_is_told_before_its_first_step_ends_at_once(tiny, tmp_path):
+  process = told(tmp_path, OPENING, seconds=100)
+  wait_for(tmp_path / 'is opening')
+  process.terminate()
+  _, said = process.communicate(timeout=50)
+  assert process.returncode == 75, said
+  assert [path.name for path in tmp_path.iterdir()] == ['is opening']
