@@ -14,9 +14,14 @@ import tempfile
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def environment(home: pathlib.Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
   """What a process finds the package by, and compiled programs."""
-  ours = {'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(home / 'compiled')}
+  ours = {
+      'PYTHONPATH': str(ROOT),
+      # What one test has compiled, no other need compile again, in this run or the next.
+      'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.pytest_cache/compiled'),
+      'JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
   return {**os.environ, **ours}
 
 
@@ -26,7 +31,7 @@ class Process(subprocess.Popen):
   def __init__(self, home: pathlib.Path, *command: str, **changes: str):
     self._files = tempfile.TemporaryFile('w+'), tempfile.TemporaryFile('w+')
     super().__init__(
-        [sys.executable, '-m', *command], cwd=home, env={**environment(home), **changes},
+        [sys.executable, '-m', *command], cwd=home, env={**environment(), **changes},
         stdout=self._files[0], stderr=self._files[1],
     )  # pyformat: disable
 

@@ -61,7 +61,7 @@ def test_a_run_that_is_told_to_stop_before_its_first_step_ends_with_75(small, li
   with open(said, 'w') as file:
     process = subprocess.Popen(
         [sys.executable, '-m', *training('runs/early', 10)], cwd=small,
-        env=commands.environment(small), stderr=file, stdout=subprocess.DEVNULL)
+        env=commands.environment(), stderr=file, stdout=subprocess.DEVNULL)
   while line not in said.read_text():
     assert process.poll() is None and time.time() < deadline, said.read_text()
     time.sleep(0.01)
@@ -80,7 +80,7 @@ def test_several_processes_of_which_one_is_told_while_it_compiles_save_a_step(
   with open(said, 'w') as file:
     process = subprocess.Popen(
         [sys.executable, '-m', *training('runs/early_2', 100_000), *first], cwd=small,
-        env=commands.environment(small), stderr=file, stdout=subprocess.DEVNULL)
+        env=commands.environment(), stderr=file, stdout=subprocess.DEVNULL)
   other = commands.Process(small, *training('runs/early_2', 100_000), *second)
   while 'compiling the training step' not in said.read_text():
     assert process.poll() is None and time.time() < deadline, said.read_text()
@@ -100,7 +100,7 @@ def test_others_notice_a_killed_process_and_all_are_started_again(small, count, 
   started = [
       subprocess.Popen(
           [*KEEP_RUNNING, sys.executable, '-m', *training(name, 60), *flag], cwd=small,
-          env=commands.environment(small), stderr=said[i], stdout=subprocess.DEVNULL)
+          env=commands.environment(), stderr=said[i], stdout=subprocess.DEVNULL)
       for i, flag in enumerate(commands.together(count))]  # pyformat: disable
   wait_for_step(small / name, 12)
   while not (small / name / 'checkpoint_10').exists():  # Written while training goes on.

@@ -1,5 +1,6 @@
 """The README's commands, small: make data, train, resume, evaluate, infer, act; and wrong input."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -111,14 +112,17 @@ def test_a_mixture_is_shown_as_a_table_and_a_picture(home):
   assert (home / 'out/mixture.png').stat().st_size > 10_000
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (['--gin.BATCH_SZIE=8'], 'did you mean BATCH_SIZE?'),
         (["--gin.MIXTURE_OR_TASK_NAME='cofinetun'"], "did you mean 'cofinetune'?"),
-        (["--gin.mixtures.robot.source.data_dir='nowhere'"], 'nowhere'),
-        (["--gin.INITIAL_CHECKPOINT_PATH='nowhere'"], 'nowhere'),
-        (['--gin_file=nowhere.gin'], 'nowhere.gin'),
+        slow(["--gin.mixtures.robot.source.data_dir='nowhere'"], 'nowhere'),
+        slow(["--gin.INITIAL_CHECKPOINT_PATH='nowhere'"], 'nowhere'),
+        slow(['--gin_file=nowhere.gin'], 'nowhere.gin'),
     ],
 )
 def test_wrong_input_ends_in_one_clear_line_and_nothing_half_written(home, arguments, message):

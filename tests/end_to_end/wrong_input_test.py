@@ -105,7 +105,7 @@ def exchanged(home):
     'binding, parts',
     [
         (OTHER_MIXTURE, ['mixture captions was absent, is ', 'sources captions was absent, is ']),
-        (OTHER_DATA, ['sources robot was ']),
+        pytest.param(OTHER_DATA, ['sources robot was '], marks=pytest.mark.slow),
     ],
     ids=['another mixture', 'another dataset'],
 )

@@ -157,12 +157,14 @@ def test_decoding_holds_weights_in_bfloat16_and_is_bound_by_reading_them():
   assert report['hbm_seconds'] > report['matmul_seconds']
 
 
+@pytest.mark.slow
 def test_slices_are_joined_along_the_axis_replica():
   report = run('v5e:1x1', slices=2, rules='data_parallel', remat_policy='full')
   assert (report['chips'], report['mesh']['replica']) == (2, 2)
   assert set(report['collective_bytes']['all-reduce']) == {'replica'}
 
 
+@pytest.mark.slow
 def test_microbatches_frozen_parts_and_averages_are_those_of_the_run():
   report = run('v5e:1x1', remat_policy='full', num_microbatches=2, frozen=['^vit/'], ema_decay=0.9)
   # Parameters twice, and Adafactor's small state of what is trained.
