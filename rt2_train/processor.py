@@ -134,16 +134,16 @@ class Processor:
     self._check_plans()
     return self._robot_inputs(prompts.plan, instruction)
 
-  def text_inputs(self, text: str, images: bool = True) -> np.ndarray:
+  def text_inputs(self, text: str) -> np.ndarray:
     """A finished prompt (see `prompts`) as int32 [<=L], its text cut at `inputs_length`.
 
     Where images stand inside the text, `prompts.IMAGE` marks the place of each; a prompt without
-    marks gets them in front (`prompts.given_images`), unless it is about no image.
+    marks gets them in front (`prompts.given_images`).
 
     Raises:
       ValueError: the prompt marks places for another number of images.
     """
-    return self._encode_prompt(text, cut=True, images=images)
+    return self._encode_prompt(text, cut=True)
 
   def action_targets(self, values) -> np.ndarray:
     """The tokens of an action, EOS last: float [D] in physical units -> int32 [<=T].
@@ -356,8 +356,8 @@ class Processor:
                        'write it without')
     return np.array([*ids, *self._marker], np.int32)
 
-  def _encode_prompt(self, text: str, cut: bool = False, images: bool = True) -> np.ndarray:
-    num_images = self.image_spec.num_images if self.image_tokens and images else 0
+  def _encode_prompt(self, text: str, cut: bool = False) -> np.ndarray:
+    num_images = self.image_spec.num_images if self.image_tokens else 0
     if num_images and prompts.IMAGE not in text:
       text = prompts.given_images(text, num_images)
     # Without images in the text, a mark is text like any other.

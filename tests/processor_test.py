@@ -162,16 +162,6 @@ def test_plans_are_for_models_that_are_asked_for_them(processor, planner):
     planner.split_plan(planner.text_targets('pick kaba'))
 
 
-def test_a_prompt_about_no_image_holds_none(model_file):
-  processor = processor_lib.Processor(
-      vocabulary_lib.Vocabulary(model_file), actions.RT2, images.ImageSpec(8, 8), 24, 9,
-      'decoder_only', image_tokens=4)
-  whole = processor.text_inputs('pick kaba')
-  alone = processor.text_inputs('pick kaba', images=False)
-  assert len(whole) >= len(alone) + 4
-  assert alone.tolist() == processor.vocabulary.encode('pick kaba')
-
-
 @pytest.mark.parametrize('text, message', [
     ('1 128 91 241 5 101 127', 'has 7 integers, an action of rt2 has 8'),
     ('1 128 91 241 5 101 127 217 3', 'has 9 integers'),

@@ -16,8 +16,6 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from rt2_train.processor import Processor
-
 # TensorFlow reads data on the host; it must not take the accelerator's memory from JAX.
 tf.config.set_visible_devices([], 'GPU')
 
