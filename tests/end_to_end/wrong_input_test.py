@@ -57,7 +57,7 @@ def test_a_tokenizer_without_integer_pieces(home):
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(home):
-  done = train(home, "--gin.MODEL_DIR='runs/new'", '--gin.BATCH_SIZE=7', JAX_PLATFORMS='cpu',
+  done = train(home, "--gin.MODEL_DIR='runs/new'", '--gin.BATCH_SIZE=7',
                XLA_FLAGS='--xla_force_host_platform_device_count=2')
   assert_refused(done, 'BATCH_SIZE 7', '2 devices', 'use a multiple of 2')
   assert not (home / 'runs/new').exists()
