@@ -40,4 +40,4 @@ rates = sources.rates(
     {name: float(open_x.RT_1_X_WEIGHTS.get(name, _SMALL)) for name in DATASETS})
 sources.add_mixture('open_x', (lambda: 1.0, rates))
 sources.add_mixture(
-    'cofinetune_open_x', (cofinetune.rates, rates), (lambda: 1 - cofinetune.rates(), web.rates))
+    'cofinetune_open_x', (cofinetune.share, rates), (lambda: 1 - cofinetune.share(), web.rates))

@@ -64,4 +64,4 @@ for _task, _why in ABSENT.items():
 rates = sources.rates('mixtures.pali_x', {**SIZES, **dict.fromkeys(ABSENT, 0.0)})
 sources.add_mixture('pali', (lambda: 1.0, rates))
 sources.add_mixture(
-    'rt2_pali_x', (cofinetune.rates, robot.rates), (lambda: 1 - cofinetune.rates(), rates))
+    'rt2_pali_x', (cofinetune.share, robot.rates), (lambda: 1 - cofinetune.share(), rates))

@@ -2,7 +2,7 @@
 
 The weights are those of PaLM-E's "full mixture" (PaLM-E, table 6). `rt2_palm_e` is co-fine-tuning:
 RT-2 weights robot data to about 66 % of the whole (section 3.2); set
-`mixtures.cofinetune.rates.robot = 0.66`, as gin/experiments/rt2_palm_e_12b.gin does.
+`mixtures.cofinetune.share.robot = 0.66`, as gin/experiments/rt2_palm_e_12b.gin does.
 
 Captions and question generation are asked as PaLI asks; questions as PaLM-E does ('Q: ... A:').
 Plans of the mobile manipulator, of Language-Table and of task and motion planning are questions and
@@ -60,4 +60,4 @@ WEIGHTS = {
 rates = sources.rates('mixtures.palm_e', WEIGHTS)
 sources.add_mixture('palm_e', (lambda: 1.0, rates))
 sources.add_mixture(
-    'rt2_palm_e', (cofinetune.rates, robot.rates), (lambda: 1 - cofinetune.rates(), rates))
+    'rt2_palm_e', (cofinetune.share, robot.rates), (lambda: 1 - cofinetune.share(), rates))

@@ -36,7 +36,7 @@ def test_a_recipe_has_the_papers_numbers(
       [f'gin/data/{data}.gin', f'gin/experiments/{name}.gin'],
       ["MODEL_DIR = 'run'", "INITIAL_CHECKPOINT_PATH = 'vlm'"])
   assert (macro('BATCH_SIZE'), macro('TRAIN_STEPS')) == (batch_size, steps)
-  assert gin.query_parameter('mixtures.cofinetune.rates.robot') == robot
+  assert gin.query_parameter('mixtures.cofinetune.share.robot') == robot
   assert macro('MIXTURE_OR_TASK_NAME') == mixture
   assert seqio.MixtureRegistry.get(mixture).tasks
   schedule = gin.get_configurable(schedules.schedule)()

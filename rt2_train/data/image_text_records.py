@@ -16,9 +16,6 @@ from rt2_train.data import record_formats
 from rt2_train.data import shards
 from rt2_train.processor import Processor
 
-# Examples that the records alone decide; whatever else is asked of them is part of a fingerprint.
-_PLAIN = ('caption', 'answer')
-
 
 class Records(image_text.Examples):
   """Image-text shards; with several texts about an image, one example each.
@@ -97,10 +94,9 @@ class Records(image_text.Examples):
           f'{pattern} has no usable example in {header["records"]} {header["unit"]}s ({self.note})')
     self.report = {'examples': len(self._index), 'index': self._index.path, **{
         key: value for key, value in header.items() if key not in ('source', 'texts', 'unit')}}
-    self.fingerprint = self._index.fingerprint
-    if self.objective.name not in _PLAIN or lang != 'EN':
-      asked = json.dumps([self.fingerprint, self.objective.name, lang])
-      self.fingerprint = hashlib.sha256(asked.encode()).hexdigest()
+    # The same records make other examples under another objective or language.
+    asked = json.dumps([self._index.fingerprint, self.objective.name, lang])
+    self.fingerprint = hashlib.sha256(asked.encode()).hexdigest()
 
   def __len__(self) -> int:
     return len(self._index)

@@ -118,7 +118,7 @@ def test_a_gin_file_is_all_it_takes_to_train_on_three_sources(configure):
 
 def test_rates_bound_in_gin_reach_the_mixture(configure):
   configure(
-      ROBOT, CAPTIONS, VQA, 'mixtures.cofinetune.rates.robot = 0.66',
+      ROBOT, CAPTIONS, VQA, 'mixtures.cofinetune.share.robot = 0.66',
       'mixtures.web.rates.vqa = 3.0')
   named = lambda name: {task: share for task, share in shares(name).items() if share}
   assert named('cofinetune') == pytest.approx({'robot': 0.66, 'captions': 0.085, 'vqa': 0.255})
