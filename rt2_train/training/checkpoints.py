@@ -8,7 +8,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import ctypes
 import filecmp
 import json
 import logging as stdlib_logging
@@ -28,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from rt2_train import run_files
 from rt2_train.training import differences
+from rt2_train.training import host_memory
 from rt2_train.training import hosts
 from rt2_train.training import optimizers
 from rt2_train.training import state as state_lib
@@ -224,7 +224,7 @@ class Checkpoints:
     if hosts.is_main():
       for unfinished in pathlib.Path(self._directory).glob('checkpoint_*.orbax-checkpoint-tmp*'):
         run_files.seal(unfinished)
-    _return_free_memory()
+    host_memory.return_what_is_free()
 
   def wait(self) -> None:
     """Waits until everything that was started is on disk; raises what went wrong."""
@@ -309,17 +309,6 @@ def _check_tree(directory: str, item: str, wanted: Any, remedy: str) -> None:
   if problems:
     more = f' (and {len(problems) - 3} more)' if len(problems) > 3 else ''
     raise ValueError(f'{directory} does not fit: {"; ".join(problems[:3])}{more}; {remedy}')
-
-
-def _return_free_memory() -> None:
-  """Gives the copies that a save has made back to the system.
-
-  glibc keeps what its threads' heaps have freed; over many saves the host memory of a run would
-  grow by it. Other C libraries have no malloc_trim, and some no need of it.
-  """
-  trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-  if trim is not None:
-    trim(0)
 
 
 def _put_aside_incomplete(directory: str) -> None:

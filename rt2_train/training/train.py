@@ -21,6 +21,7 @@ from rt2_train import run_files
 from rt2_train.training import checkpoints
 from rt2_train.training import goodput
 from rt2_train.training import guard as guard_lib
+from rt2_train.training import host_memory
 from rt2_train.training import hosts
 from rt2_train.training import metrics as metrics_lib
 from rt2_train.training import optimizers
@@ -107,6 +108,7 @@ def train(
     FileNotFoundError: there is no checkpoint to start from.
   """
   started = time.perf_counter()
+  host_memory.share_one_heap()
   _check_steps(train_steps=train_steps, checkpoint_period=checkpoint_period, log_period=log_period)
   _check_evaluation(checkpoint_period, eval_period, evaluators, keep_best_metric)
   if model.optimizer_def is None:

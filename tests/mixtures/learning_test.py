@@ -50,7 +50,7 @@ def model_of(mixture: str, tokens: int):
            'dtype': 'float32'}
   optimizer = adafactor.Adafactor()
   if mixture == 'rt2_palm_e':
-    config = decoder_only.DecoderOnlyConfig(depth=2, **sizes)
+    config = decoder_only.DecoderOnlyConfig(layers=2, **sizes)
     processor = small_files.processor('robot', layout='decoder_only', image_tokens=tower.num_tokens)
     return palm_e.PaLME(palm_e.Network(tower, config), optimizer, processor)
   config = encoder_decoder.EncoderDecoderConfig(encoder_layers=1, decoder_layers=1, **sizes)
@@ -66,6 +66,9 @@ def test_the_loss_of_every_source_falls_and_the_report_counts_what_was_read(
   gin.bind_parameter('mixtures.sources.files.below', os.fspath(files))
   for name in MIXTURES[mixture]:
     small_files.bind(name)
+    if mixture == 'rt2_palm_e' and name in PALM_E:
+      # Of the published weights, 1 in 191 is six rows here: too few to learn from.
+      gin.bind_parameter(f'mixtures.palm_e.rates.{name}', 1.0)
   read = {}
 
   class Counting(loader.Loader):
