@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         _NUM_EPISODES.value, _SPLIT.value, _SUITES.value,
         num_categories=_NUM_CATEGORIES.value, skill=_SKILL.value,
     )  # pyformat: disable
-    policy = policy_lib.Policy.load(
+    policy = policy_lib.Policy.from_checkpoint(
         _CHECKPOINT.value, temperature=_TEMPERATURE.value, seed=_SEED.value)
     played = [episode for suite in tried
               for episode in closed_loop.play(
