@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     policy = policy_lib.Policy.from_checkpoint(_CHECKPOINT.value, batch_sizes=sizes)
     # Only now: how Orbax reads a checkpoint is of no interest here.
     logging.set_verbosity(logging.INFO)
-    server.run(policy, options, _HOST.value, _PORT.value, _DRAIN_SECONDS.value)
+    server.Server(policy, options, _HOST.value, _PORT.value, _DRAIN_SECONDS.value).run()
   except (ValueError, OSError) as error:
     sys.exit(f'serve: {error}')
 

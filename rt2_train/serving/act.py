@@ -54,7 +54,7 @@ class Act:
     if answered is None:
       return responses.Response(status_code=499)  # Nobody reads it.
     action, _ = answered
-    headers = {'X-Terminate': str(bool(action.terminate)).lower()}
+    headers = {'X-Terminate': str(action.terminate).lower()}
     if action.plan:
       headers['X-Plan'] = parse.quote(action.plan)
     if action.values is None:

@@ -106,6 +106,8 @@ class Interface:
         'action_bounds': bounds,
         'action_dim': len(self.names),
         'action_horizon': 1,
+        # Where `terminate` stands among the dimensions that the model writes.
+        'terminate_index': space.names.index('terminate') if 'terminate' in space.names else None,
         'gripper': self.gripper if 'gripper' in self.names else None,
         'control_hz': space.control_hz,
         'image_keys': list(self.image_keys),

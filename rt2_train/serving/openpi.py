@@ -85,7 +85,7 @@ class Robots:
       self, action: policy_lib.Action, answer: batching.Answer, timing: dict[str, float],
       began: float) -> dict[str, Any]:
     reply = {
-        'terminate': bool(action.terminate),
+        'terminate': action.terminate,
         'tokens': action.tokens.tolist(),
         'text': action.text,
         'plan': action.plan,

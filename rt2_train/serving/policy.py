@@ -322,4 +322,4 @@ def _says_stop(space: actions_lib.ActionSpace, integers: np.ndarray) -> bool:
   """Whether an action ends its episode; a space without `terminate` never says so."""
   if 'terminate' not in space.names:
     return False
-  return integers[space.names.index('terminate')] == actions_lib.TERMINATE_STOP
+  return bool(integers[space.names.index('terminate')] == actions_lib.TERMINATE_STOP)

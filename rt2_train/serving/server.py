@@ -1,6 +1,6 @@
 """The server: both protocols, health and metrics on one port, from start to drain.
 
-`build` makes the ASGI app of a policy, `run` serves it until SIGTERM or SIGINT.
+`build` makes the ASGI app of a policy, `Server` serves it until SIGTERM or SIGINT.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import dataclasses
 import re
 import signal
 import socket
+import threading
 
 from absl import logging
 from starlette import applications
@@ -83,8 +84,7 @@ def build(policy: policy_lib.Policy, options: Options) -> applications.Starlette
   })
 
   @contextlib.asynccontextmanager
-  async def lifespan(app: applications.Starlette) -> AsyncIterator[None]:
-    app.state.service = service
+  async def lifespan(_) -> AsyncIterator[None]:
     _note_checkpoint(policy, metrics)
     await asyncio.to_thread(policy.compile)
     tasks = [asyncio.create_task(service.batcher.run())]
@@ -108,7 +108,7 @@ def build(policy: policy_lib.Policy, options: Options) -> applications.Starlette
     del request
     return responses.Response(metrics.text(), media_type=metrics.content_type)
 
-  return applications.Starlette(
+  app = applications.Starlette(
       routes=[
           routing.Route('/healthz', healthz),
           routing.Route('/metrics', show_metrics),
@@ -119,66 +119,83 @@ def build(policy: policy_lib.Policy, options: Options) -> applications.Starlette
       middleware=[middleware_lib.Middleware(access.Access, api_key=options.api_key)],
       lifespan=lifespan,
   )
+  app.state.service = service
+  return app
 
 
-def run(
-    policy: policy_lib.Policy, options: Options, host: str = '127.0.0.1', port: int = 8000,
-    drain_seconds: float = 30.0) -> None:
-  """Serves until SIGTERM or SIGINT, then answers what it has taken, for so long at most.
+class Server:
+  """A server from start to drain; `run` it in the main thread, where it heeds signals.
 
-  Args:
-    policy: compiled before the first connection is accepted.
-    options: see `Options`.
-    host, port: 0 takes any free port; the log says which.
-    drain_seconds: for requests in progress after the first signal; a second one ends it at once.
-
-  Raises:
-    ValueError: an option does not suit the policy, or strangers could ask without a key.
-    OSError: the port is taken.
+  Attributes:
+    address: host and port, taken from the start.
+    ready: set as soon as connections are accepted.
   """
-  access.check_host(host, options.api_key)
-  app = build(policy, options)
-  limits = options.limits
-  config = uvicorn.Config(
-      app, http=_Http, ws='websockets-sansio', ws_max_size=limits.message_bytes,
-      ws_per_message_deflate=False, timeout_keep_alive=int(limits.patience_seconds),
-      lifespan='on', log_config=None, log_level='warning', access_log=False, server_header=False)
-  # Bound before it compiles, which may take minutes; listened to afterwards.
-  listener = _bind(host, port, limits.patience_seconds)
-  try:
-    asyncio.run(_Server(config, app, drain_seconds).serve(sockets=[listener]))
-  finally:
-    listener.close()
+
+  def __init__(
+      self, policy: policy_lib.Policy, options: Options, host: str = '127.0.0.1', port: int = 8000,
+      drain_seconds: float = 30.0):
+    """Takes the port; nobody is served before `run`.
+
+    Args:
+      policy: compiled before the first connection is accepted.
+      options: see `Options`.
+      host, port: 0 takes any free port.
+      drain_seconds: for requests in progress after SIGTERM or SIGINT; a second signal ends them.
+
+    Raises:
+      ValueError: an option does not suit the policy, or strangers could ask without a key.
+      OSError: the port is taken.
+    """
+    access.check_host(host, options.api_key)
+    app, limits = build(policy, options), options.limits
+    config = uvicorn.Config(
+        app, http=_Http, ws='websockets-sansio', ws_max_size=limits.message_bytes,
+        ws_per_message_deflate=False, timeout_keep_alive=int(limits.patience_seconds),
+        lifespan='on', log_config=None, log_level='warning', access_log=False,
+        server_header=False)
+    self._uvicorn = _Uvicorn(config, app.state.service, drain_seconds)
+    # Bound before it compiles, which may take minutes; listened to afterwards.
+    self._listener = _bind(host, port, limits.patience_seconds)
+    self.address = self._listener.getsockname()[:2]
+    self.ready = self._uvicorn.ready
+
+  def run(self) -> None:
+    """Serves until SIGTERM, SIGINT or `stop`, then answers what it has taken and ends."""
+    with self._listener:
+      asyncio.run(self._uvicorn.serve(sockets=[self._listener]))
+
+  def stop(self) -> None:
+    """What SIGTERM does, from any thread."""
+    self._uvicorn.handle_exit(signal.SIGTERM, None)
 
 
-class _Server(uvicorn.Server):
-  """uvicorn's, which on a signal lets the app answer what it has before connections are closed."""
+class _Uvicorn(uvicorn.Server):
+  """uvicorn's server, which lets the app answer what it has before it closes connections."""
 
-  def __init__(self, config: uvicorn.Config, app: applications.Starlette, drain_seconds: float):
+  def __init__(
+      self, config: uvicorn.Config, service: service_lib.Service, drain_seconds: float):
     super().__init__(config)
-    self._app, self._drain_seconds = app, drain_seconds
-    self._draining = None
+    self._service, self._drain_seconds = service, drain_seconds
+    self._draining: asyncio.Future | None = None
+    self.ready = threading.Event()
 
   async def startup(self, sockets=None) -> None:
     self._loop = asyncio.get_running_loop()
     await super().startup(sockets)
-    if self.started:
-      host, port = self.servers[0].sockets[0].getsockname()[:2]
-      logging.info('serving at %s:%d', host, port)
+    self.ready.set()
+    logging.info('serving at %s:%d', *sockets[0].getsockname()[:2])
 
   def handle_exit(self, sig, frame) -> None:
-    del frame
-    if self._draining is not None or not self.started:
+    if self._draining is None and self.started:
+      logging.info('%s: answering what is there, then ending', signal.Signals(sig).name)
+      self._draining = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+    else:
       self.should_exit = True
-      return
-    self._draining = sig
-    logging.info('%s: answering what is there, then ending', signal.Signals(sig).name)
-    self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain()))
 
   async def _drain(self) -> None:
     for server in self.servers:
       server.close()
-    await self._app.state.service.drain(self._drain_seconds)
+    await self._service.drain(self._drain_seconds)
     self.should_exit = True
 
 
