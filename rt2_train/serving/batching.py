@@ -1,7 +1,7 @@
 """Continuous batching: what several robots ask at about the same time is answered together.
 
 While a batch is computed requests gather; when it is done the next one begins at once with those
-that are there. An idle batcher waits at most `max_wait` for company. The queue holds one batch, so
+that are there. An idle batcher waits for company, at most `max_wait`. The queue holds one batch, so
 a request that is let in waits for the batch in progress, `max_wait` and its own batch, never more.
 """
 
@@ -52,6 +52,7 @@ class Batcher:
       metrics: metrics_lib.Metrics,
       max_wait: float = 0.002,
       queue_size: int | None = None,
+      company: Callable[[], int] | None = None,
   ):
     """Takes no request before `run`.
 
@@ -62,9 +63,11 @@ class Batcher:
       max_wait: seconds that an idle batcher waits for a fuller batch.
       queue_size: most requests that wait; `max_batch` by default, and then none waits for more
         than one batch before its own.
+      company: how many may ask at all; where so many do, nobody else is waited for.
     """
     self._answer, self._max_batch, self._metrics = answer, max_batch, metrics
     self._max_wait, self._queue_size = max_wait, queue_size or max_batch
+    self._company = company or (lambda: max_batch)
     self._queue: collections.deque[_Request] = collections.deque()
     self._changed = asyncio.Event()
     self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix='inference')
@@ -118,7 +121,7 @@ class Batcher:
       self._changed.clear()
       if self._queue:
         left = self._queue[0].arrived + self._max_wait - time.perf_counter()
-        if left <= 0 or len(self._queue) >= self._max_batch:
+        if left <= 0 or len(self._queue) >= min(self._max_batch, self._company()):
           return [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
       else:
         left = None

@@ -54,7 +54,8 @@ class Service:
     """See `batching.Batcher` for max_wait and queue_size."""
     self.policy, self.limits, self.metrics = policy, limits, metrics
     self.batcher = batching.Batcher(
-        policy.answer, policy.batch_sizes[-1], metrics, max_wait, queue_size)
+        policy.answer, policy.batch_sizes[-1], metrics, max_wait, queue_size,
+        company=lambda: self._connections)
     # Decoding pictures and reading prompts would hold up every other connection's messages.
     self._readers = futures.ThreadPoolExecutor(2, thread_name_prefix='reader')
     self._connections = self._asked = 0

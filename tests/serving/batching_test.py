@@ -71,6 +71,16 @@ def test_a_lonely_request_waits_for_max_wait_and_no_longer():
   assert 0.045 < answer.queue_seconds < 1.0
 
 
+def test_nobody_is_waited_for_when_all_who_could_ask_have_asked():
+  async def scenario(batcher):
+    return await asyncio.gather(batcher.submit(1), batcher.submit(2))
+
+  began = time.perf_counter()
+  answers = run(Model(), scenario, max_wait=20.0, company=lambda: 2)
+  assert [answer.result for answer in answers] == [2, 4]
+  assert time.perf_counter() - began < 10
+
+
 def test_what_came_while_a_batch_was_computed_is_the_next_one_at_once():
   model = Model()
 
