@@ -46,14 +46,14 @@ def main(argv: Sequence[str]) -> int:
   remote = None
   if _SERVER.value:
     remote = client.RemotePolicy(_SERVER.value, os.environ.get('RT2_API_KEY'))
-  differing = sum(replay(source, split, policy, remote) for split in source.splits[:1])
+  differing = replay(source, source.splits[0], policy, remote, _STEPS.value)
   return int(differing > 0)
 
 
 def replay(
     source: index_dataset.Source, split: str, policy: policy_lib.Policy,
-    remote: client.RemotePolicy | None) -> int:
-  """Prints agreement and errors; returns in how many steps training and serving differ."""
+    remote: client.RemotePolicy | None, most: int) -> int:
+  """Prints agreement and errors of at most so many steps; returns in how many the two differ."""
   processor = policy.processor
   trained = rlds.RobotExamples(
       source.directory.path, split, processor, source.layout, source.index_dir, on_bad='skip',
@@ -61,7 +61,7 @@ def replay(
   steps = source.steps(split)
   keys = tuple(f'image_{camera}' for camera in range(len(source.layout.images)))
   interface = messages.Interface(processor, 'prompt', keys, 'close_positive')
-  chosen = np.unique(np.linspace(0, len(steps) - 1, _STEPS.value).round().astype(int))
+  chosen = np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int))
   same = {'pixels': [], 'prompts': [], 'answers': []}
   said, recorded = [], []
   for first in range(0, len(chosen), _BATCH):

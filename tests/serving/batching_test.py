@@ -89,14 +89,14 @@ def test_what_came_while_a_batch_was_computed_is_the_next_one_at_once():
     first = asyncio.create_task(ask(batcher, 0))
     await until(lambda: model.batches == [[0]])
     others = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3)]
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(1.05)
     model.gate.set()
     began = time.perf_counter()
     await asyncio.gather(first, *others)
     return time.perf_counter() - began
 
   # Whoever waited for longer than max_wait while the batch was computed waits for no more.
-  assert run(model, scenario, max_wait=0.05) < 0.04
+  assert run(model, scenario, max_wait=1.0) < 0.9
   assert model.batches == [[0], [1, 2, 3]]
 
 
