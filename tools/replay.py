@@ -2,11 +2,11 @@
 
   python -m tools.replay --checkpoint=runs/demo/cofinetune --dataset=runs/demo/data/tabletop/0.1.0
 
-For steps of recorded episodes, what training made of them (pixels, prompt) is compared with what the
-server makes of the message a robot would send, bit for bit; both are answered in batches of one
+For steps of recorded episodes, what training made of them (pixels, prompt) is compared with what
+the server makes of the message a robot would send, bit for bit; both are answered in batches of one
 size and the answers compared; the actions are compared with the recorded ones. Status 1 says that
-training and serving differ. In place of --dataset, --gin_file=my_data.gin reads what that file names
-for task `robot`.
+training and serving differ. In place of --dataset, --gin_file=my_data.gin reads what that file
+names for task `robot`.
 """
 
 from collections.abc import Sequence

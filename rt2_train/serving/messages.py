@@ -50,7 +50,8 @@ class Interface:
     if self.gripper not in GRIPPERS:
       raise ValueError(f'gripper is {self.gripper!r}; choose one of {", ".join(GRIPPERS)}')
     if self.plan and not processor.plan_length:
-      raise ValueError('plan is on, but this model writes no plans: its processor has plan_length 0')
+      raise ValueError(
+          'plan is on, but this model writes no plans: its processor has plan_length 0')
     if not cameras or cameras * processor.history > processor.image_spec.num_images:
       raise ValueError(
           f'image_keys are {cameras} ({", ".join(self.image_keys)}), the model takes '
@@ -74,8 +75,8 @@ class Interface:
     cameras = [self._frames(message, key) for key in self.image_keys]
     times = {len(frames) for frames in cameras}
     if len(times) > 1:
-      raise ValueError(f'the cameras {", ".join(self.image_keys)} have {sorted(times)} frames; send '
-                       'as many of each')
+      raise ValueError(f'the cameras {", ".join(self.image_keys)} have {sorted(times)} frames; '
+                       'send as many of each')
     # All cameras of a time together, the oldest time first.
     images = [frame for frames in zip(*cameras) for frame in frames]
     return policy_lib.Observation(images, instruction, question, bool(plan))
@@ -158,7 +159,8 @@ class Interface:
         # Reads the header alone.
         with PIL.Image.open(io.BytesIO(frame)) as picture:
           height, width = picture.height, picture.width
-      except Exception as error:  # PIL's readers raise what they meet.  # pylint: disable=broad-except
+      except Exception as error:  # pylint: disable=broad-except
+        # PIL's readers raise what they meet.
         raise ValueError(f'{key!r} is no picture: {error}') from error
     elif isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and (
         frame.dtype == np.uint8):

@@ -1,4 +1,4 @@
-"""Replaying training frames: agreement is found where it is, and a difference where there is one."""
+"""Replaying training frames: agreement is found where it is, a difference where there is one."""
 
 import cv2
 import numpy as np
