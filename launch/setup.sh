@@ -16,6 +16,9 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$_wanted" ]; then
   echo "Installing into .venv (about 3.5 GB; once) ..."
   "$_python" -m venv .venv
   .venv/bin/python -m pip install --disable-pip-version-check -e ".[$_extras]" -c constraints.txt
+  # The tests' robot; it asks for a NumPy before 2, which it does not need.
+  [[ $_extras != *test* ]] ||
+    .venv/bin/python -m pip install --disable-pip-version-check --no-deps openpi-client -c constraints.txt
   echo "$_wanted" > .venv/installed
 fi
 # shellcheck source=/dev/null

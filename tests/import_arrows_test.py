@@ -77,7 +77,7 @@ def test_models_training_and_serving_start_without_tensorflow():
       'import sys\n'
       'from rt2_train.models import vlm\n'
       'from rt2_train.training import train\n'
-      'from rt2_train.serving import policy\n'
+      'from rt2_train.serving import client, policy, server\n'
       f'print([name for name in {TENSORFLOW!r} if name in sys.modules])\n'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

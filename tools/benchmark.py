@@ -5,6 +5,8 @@
   train   the demo's co-fine-tuning from random parameters: share of time spent waiting for data
           (goal: below 2 %), steps per second, time to the first step (goal: below 30 s)
   decode  what the grammar adds to decoding an action; goal: below 5 %
+  serve   a checkpoint behind its server, with 1, 4 and 16 robots: latency, batches, actions per
+          second; goals: below 3 ms outside the model, 16 robots at 1.3 x the rate of one at a time
 
 Meant for a GPU, and on a CPU tried with miniatures; these need no TensorFlow:
 
@@ -14,7 +16,7 @@ Meant for a GPU, and on a CPU tried with miniatures; these need no TensorFlow:
                what the card's memory and matrix products allow; goal: at least 60 %
   pytorch      both of models of `transformers` with the same dimensions
 
-What loader and decode compare is measured in turns, so that a busy computer slows all alike.
+What loader, decode and serve compare is measured in turns, so that a busy computer slows all alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ import psutil
 
 # Each measurement imports what it needs itself: the time to the first step counts imports.
 
-_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Rounds of loader and decode.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Rounds of loader, decode and serve.', lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer(
     'examples', 512, 'JPEGs per round of loader, in batches of 64.', lower_bound=1)
 _DATA_DIR = flags.DEFINE_string('data_dir', 'runs/demo/data', 'Demo data for train.')
@@ -55,8 +57,12 @@ _TARGETS_LENGTH = flags.DEFINE_integer(
 _REMAT = flags.DEFINE_enum(
     'remat', None, ['none', 'full', 'dots', 'names'],
     "Remat policy of train_mfu; 'dots', or 'none' on a CPU. Any but 'none' is full for pytorch.")
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', 'runs/demo/cofinetune', 'What serve serves: a run, or one of its checkpoints.')
+_REQUESTS = flags.DEFINE_integer(
+    'requests', 20, 'Of each robot in a round of serve.', lower_bound=1)
 _FLAGS = (
-    _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODELS, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
+    _CHECKPOINT, _REQUESTS, _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODELS, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
     _REMAT)
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -149,20 +155,41 @@ def decode() -> None:
     model = benchmark_models.build('tiny')
     config = dataclasses.replace(model.module.config, vocab_size=vocab_size)
     model.module = model.module.clone(config=config)
-    programs = _decode_programs(model)
-    calls = _calls(programs['free'])
-    times = {kind: [] for kind in programs}
-    for number in range(_ROUNDS.value):
-      # Neither is always the one that finds the caches warm.
-      for kind in sorted(programs, reverse=bool(number % 2)):
-        begin = time.perf_counter()
-        for _ in range(calls):
-          programs[kind]()
-        times[kind].append(1000 * (time.perf_counter() - begin) / calls)
     print(f'  {name}, {vocab_size:,} ids')
-    for kind, values in times.items():
-      print(f'    {kind:18} {_spread(values)} ms')
-    print(f'    constrained / free {_ratio(times["constrained"], times["free"])}')
+    _print_decoding(model, _DECODE_BATCH)
+
+
+def serve() -> None:
+  """Prints what robots get from a server, and what its parts cost."""
+  from tools import benchmark_serving
+
+  benchmark_serving.print_serving(_CHECKPOINT.value, _REQUESTS.value, _ROUNDS.value)
+  model = benchmark_serving.load_model(_CHECKPOINT.value)
+  for rows in benchmark_serving.ROWS:
+    print(f'  {rows} actions of {_ACTION} tokens with the grammar and without')
+    _print_decoding(model, rows)
+  packages = ('torch', 'transformers')
+  if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+    print(f'  beside a plain transformers model: not measured for want of {" and ".join(missing)}')
+    return
+  benchmark_serving.print_beside_transformers(_CHECKPOINT.value, _ROUNDS.value)
+
+
+def _print_decoding(model, rows: int) -> None:
+  """Prints the times to decode `rows` actions with and without the grammar, taken in turns."""
+  programs = _decode_programs(model, rows)
+  calls = _calls(programs['free'])
+  times = {kind: [] for kind in programs}
+  for number in range(_ROUNDS.value):
+    # Neither is always the one that finds the caches warm.
+    for kind in sorted(programs, reverse=bool(number % 2)):
+      begin = time.perf_counter()
+      for _ in range(calls):
+        programs[kind]()
+      times[kind].append(1000 * (time.perf_counter() - begin) / calls)
+  for kind, values in times.items():
+    print(f'    {kind:18} {_spread(values)} ms')
+  print(f'    constrained / free {_ratio(times["constrained"], times["free"])}')
 
 
 def train_mfu() -> None:
@@ -206,7 +233,7 @@ def _take_the_whole_card() -> None:
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
 
 
-def _decode_programs(model) -> dict[str, Callable[[], None]]:
+def _decode_programs(model, rows: int) -> dict[str, Callable[[], None]]:
   """The compiled decode loop without and with a grammar; both write as many tokens."""
   import jax
   from rt2_train import grammar as grammar_lib
@@ -214,14 +241,14 @@ def _decode_programs(model) -> dict[str, Callable[[], None]]:
   from tools import benchmark_models
 
   vocab_size = model.module.config.vocab_size
-  batch = benchmark_models.random_batch(model, _DECODE_BATCH, _INPUTS, 1)
+  batch = benchmark_models.random_batch(model, rows, _INPUTS, 1)
   # Two tokens say terminate and 256 each of the seven others, beside questions, as in training.
   limits = {'eos': 1, 'pad': 0}
   action = grammar_lib.slots([(3, 4), *[range(3, 259)] * 7], vocab_size, **limits)
   question = grammar_lib.anything(vocab_size, **limits)
   grammar, starts = grammar_lib.union({'question': question, 'action': action})
   mask = decoding.GrammarMask(grammar.token_class_V, grammar.next_SxC, vocab_size)
-  start_B = np.full(_DECODE_BATCH, starts['action'], np.int32)
+  start_B = np.full(rows, starts['action'], np.int32)
   # No id is -1: without a grammar an answer would end at a token of its own choice.
   settings = {
       'free': {'eos_id': -1},
@@ -262,7 +289,7 @@ def _ratio(ours: Sequence[float], others: Sequence[float]) -> str:
 
 _MEASUREMENTS = {
     function.__name__: function
-    for function in (loader, train, decode, train_mfu, decode_rate, pytorch)
+    for function in (loader, train, decode, serve, train_mfu, decode_rate, pytorch)
 }
 
 

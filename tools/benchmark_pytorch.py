@@ -95,17 +95,19 @@ def train_seconds(
 
 
 @torch.inference_mode()
-def decode_seconds(module: Any, device: str, rounds: int) -> tuple[int, list[float]]:
-  """Parameters, and seconds of an action at batch 1 in each round, all in bfloat16."""
+def decode_seconds(
+    module: Any, device: str, rounds: int, rows: int = 1, dtype: torch.dtype = torch.bfloat16,
+) -> tuple[int, list[float]]:
+  """Parameters, and seconds of `rows` actions at once in each round, all in `dtype`."""
   before = torch.get_default_dtype()
-  torch.set_default_dtype(torch.bfloat16)
+  torch.set_default_dtype(dtype)
   try:
     with torch.device(device):
       network = Network(module).eval()
   finally:
     torch.set_default_dtype(before)
-  images, inputs, _ = _batch(module, device, 1, benchmark_models.PROMPT, 1)
-  images = images.to(torch.bfloat16)
+  images, inputs, _ = _batch(module, device, rows, benchmark_models.PROMPT, 1)
+  images = images.to(dtype)
   # A robot waits for its action before it asks for the next.
   run = lambda: network.act(images, inputs).cpu()
   return _size(network), benchmark_rates.seconds_per_call(run, lambda _: None, rounds)

@@ -74,7 +74,7 @@ def infer(
 def _load(
     checkpoint_path, step, ema, temperature, seed, evaluator) -> tuple[policy_lib.Policy, Any]:
   """The policy and the evaluator, which must read and write tokens alike."""
-  policy = policy_lib.Policy.load(
+  policy = policy_lib.Policy.from_checkpoint(
       checkpoint_path, step=step, ema=ema, temperature=temperature, seed=seed)
   asked = evaluator()
   if asked.processor.fingerprint != policy.processor.fingerprint:

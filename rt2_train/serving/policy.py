@@ -101,9 +101,11 @@ class Policy:
             params, batch, rng, temperature=temperature
         )[0]
     )
+    self.checkpoint: pathlib.Path | None = None
+    self._averaged = False
 
   @classmethod
-  def load(
+  def from_checkpoint(
       cls, checkpoint_dir: str, step: int | None = None, *, ema: bool | None = None, **kwargs: Any
   ) -> 'Policy':
     """The policy of a checkpoint: model, processor and parameters, without the optimizer.
@@ -126,9 +128,49 @@ class Policy:
       raise FileNotFoundError(f'{architecture} is missing; serve a checkpoint that has its assets')
     processor = processor_lib.Processor.load(assets)
     model = architectures.from_json(json.loads(architecture.read_text()), processor=processor)
-    params = read_params(directory, ema=(directory / 'ema').is_dir() if ema is None else ema)
+    averaged = (directory / 'ema').is_dir() if ema is None else ema
+    params = read_params(directory, ema=averaged)
     _check_fits(params, model, processor, directory)
-    return cls(model, params, processor, **kwargs)
+    policy = cls(model, params, processor, **kwargs)
+    policy.checkpoint, policy._averaged = directory, averaged
+    return policy
+
+  def reload(self, directory: pathlib.Path) -> None:
+    """Takes the parameters of another checkpoint of the same run; no program is compiled again.
+
+    A batch that is being answered keeps the parameters it began with; for that while memory holds
+    both.
+
+    Args:
+      directory: a whole `checkpoint_<step>`.
+
+    Raises:
+      FileNotFoundError: a part of it is missing.
+      ValueError: it is of another model or processor.
+    """
+    processor = processor_lib.Processor.load(directory / 'assets')
+    own, other = (
+        json.loads((path / 'assets' / 'model.json').read_text())
+        for path in (self.checkpoint, directory))
+    if own != other or processor.fingerprint != self.processor.fingerprint:
+      raise ValueError(
+          f'{directory} holds another model or processor than {self.checkpoint}; start a policy of '
+          'its own for it')
+    params = jax.device_put(read_params(directory, ema=self._averaged))
+    self._params, self.checkpoint = params, directory
+
+  @property
+  def batch_sizes(self) -> tuple[int, ...]:
+    """The sizes that are compiled, ascending."""
+    return tuple(self._batch_sizes)
+
+  def compile(self) -> None:
+    """Compiles every batch size, so that nobody who asks later waits for the compiler."""
+    spec = self.processor.image_spec
+    black = np.zeros((spec.height, spec.width, 3), np.uint8)
+    row = self.prepare(Observation([black], question='What is this?'))
+    for size in self._batch_sizes:
+      self.answer([row] * size)
 
   def infer(self, observations: Sequence[Observation]) -> list[Action]:
     """Answers all observations, instructions and questions in one batch.
@@ -136,38 +178,45 @@ class Policy:
     Raises:
       ValueError: an observation is unusable; it is named by position and nothing is computed.
     """
-    rows = [self._row(i, observation) for i, observation in enumerate(observations)]
+    rows = []
+    for i, observation in enumerate(observations):
+      try:
+        rows.append(self.prepare(observation))
+      except ValueError as error:
+        raise ValueError(f'observation {i}: {error}') from error
     answers = []
     for start in range(0, len(rows), self._batch_sizes[-1]):
-      answers.extend(self._tokens(rows[start : start + self._batch_sizes[-1]]))
-    return [self._action(o, tokens) for o, tokens in zip(observations, answers, strict=True)]
+      answers.extend(self.answer(rows[start : start + self._batch_sizes[-1]]))
+    return [self.read(o, tokens) for o, tokens in zip(observations, answers, strict=True)]
 
   def predict_batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """The ids int32 [B, T] that answer the rows of a training batch, each under its grammar."""
     rng = jax.random.fold_in(self._rng, next(self._calls))
     return np.asarray(self._decode(self._params, dict(batch), rng))
 
-  def _row(self, index: int, observation: Observation) -> dict[str, np.ndarray]:
+  def prepare(self, observation: Observation) -> dict[str, np.ndarray]:
+    """One row of what the model reads; `answer` takes it.
+
+    Raises:
+      ValueError: the observation is unusable.
+    """
     processor = self.processor
-    try:
-      if (observation.instruction is None) == (observation.question is None):
-        raise ValueError('needs an instruction or a question, and not both')
-      images, image_mask = processor.images(observation.images)
-      if observation.instruction is not None and len(observation.images) % processor.history:
-        raise ValueError(
-            f'has {len(observation.images)} images; the model acts on {processor.history} frames '
-            'of each camera, the oldest first')
-      if observation.plan:
-        if observation.instruction is None:
-          raise ValueError('a plan needs an instruction')
-        inputs, state = processor.plan_inputs(observation.instruction), self._start['plan']
-      elif observation.instruction is not None:
-        inputs, state = processor.robot_inputs(observation.instruction), self._start['action']
-      else:
-        inputs = processor.text_inputs(prompts.vqa(observation.question))
-        state = self._start['question']
-    except ValueError as error:
-      raise ValueError(f'observation {index}: {error}') from error
+    if (observation.instruction is None) == (observation.question is None):
+      raise ValueError('needs an instruction or a question, and not both')
+    images, image_mask = processor.images(observation.images)
+    if observation.instruction is not None and len(observation.images) % processor.history:
+      raise ValueError(
+          f'has {len(observation.images)} images; the model acts on {processor.history} frames of '
+          'each camera, the oldest first')
+    if observation.plan:
+      if observation.instruction is None:
+        raise ValueError('a plan needs an instruction')
+      inputs, state = processor.plan_inputs(observation.instruction), self._start['plan']
+    elif observation.instruction is not None:
+      inputs, state = processor.robot_inputs(observation.instruction), self._start['action']
+    else:
+      inputs = processor.text_inputs(prompts.vqa(observation.question))
+      state = self._start['question']
     inputs_L = np.zeros(processor.prompt_length, np.int32)
     inputs_L[: len(inputs)] = inputs
     return {
@@ -177,8 +226,12 @@ class Policy:
         'grammar_state': np.int32(state),
     }
 
-  def _tokens(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """The ids [B, T] that answer `rows`, at most the largest batch size of them."""
+  def answer(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """The ids int32 [B, T] that answer `rows`, at most the largest batch size of them.
+
+    At temperature 0 an answer depends on its own row and on the compiled size, not on its
+    neighbours.
+    """
     size = next(size for size in self._batch_sizes if size >= len(rows))
     # A copy of a real row is the safest padding: no row sees another.
     padded = [*rows, *[rows[0]] * (size - len(rows))]
@@ -187,7 +240,8 @@ class Policy:
     rng = jax.random.fold_in(self._rng, next(self._calls))
     return np.asarray(self._decode(self._params, batch, rng))[: len(rows)]
 
-  def _action(self, observation: Observation, tokens_T: np.ndarray) -> Action:
+  def read(self, observation: Observation, tokens_T: np.ndarray) -> Action:
+    """What the ids int32 [T] that answer `observation` say."""
     if observation.question is not None:
       text = self.processor.vocabulary.decode(tokens_T.tolist())
       return Action(values=None, terminate=False, tokens=tokens_T, text=text)
@@ -268,4 +322,4 @@ def _says_stop(space: actions_lib.ActionSpace, integers: np.ndarray) -> bool:
   """Whether an action ends its episode; a space without `terminate` never says so."""
   if 'terminate' not in space.names:
     return False
-  return integers[space.names.index('terminate')] == actions_lib.TERMINATE_STOP
+  return bool(integers[space.names.index('terminate')] == actions_lib.TERMINATE_STOP)

@@ -243,7 +243,7 @@ def assert_same(params, expected) -> None:
 
 
 def test_a_loaded_policy_answers_as_the_one_that_was_trained(run_dir, policy):
-  loaded = policy_lib.Policy.load(run_dir, ema=False, batch_sizes=(4,))
+  loaded = policy_lib.Policy.from_checkpoint(run_dir, ema=False, batch_sizes=(4,))
   observations = [instruction(0), question(1), instruction(2)]
   for ours, theirs in zip(loaded.infer(observations), policy.infer(observations), strict=True):
     assert ours.text == theirs.text
@@ -251,7 +251,7 @@ def test_a_loaded_policy_answers_as_the_one_that_was_trained(run_dir, policy):
 
 def test_averaged_parameters_answer_where_the_run_kept_them(run_dir, model, processor):
   averaged = policy_lib.Policy(model, make_params(model, seed=6), processor, batch_sizes=(4,))
-  loaded = policy_lib.Policy.load(run_dir, batch_sizes=(4,))
+  loaded = policy_lib.Policy.from_checkpoint(run_dir, batch_sizes=(4,))
   observations = [instruction(0), question(1)]
   for ours, theirs in zip(loaded.infer(observations), averaged.infer(observations), strict=True):
     assert ours.text == theirs.text
@@ -266,11 +266,11 @@ def test_only_parameters_are_read_and_averaged_ones_when_asked_for(run_dir, mode
 
 def test_missing_checkpoints_and_parts_are_named(run_dir, tmp_path):
   with pytest.raises(FileNotFoundError, match=r'no checkpoint of step 95; it has \[90, 100\]'):
-    policy_lib.Policy.load(run_dir, step=95)
+    policy_lib.Policy.from_checkpoint(run_dir, step=95)
   with pytest.raises(FileNotFoundError, match='holds no whole checkpoint_<step>'):
-    policy_lib.Policy.load(tmp_path)
+    policy_lib.Policy.from_checkpoint(tmp_path)
   with pytest.raises(FileNotFoundError, match='ema is missing'):
-    policy_lib.Policy.load(run_dir, step=90, ema=True)
+    policy_lib.Policy.from_checkpoint(run_dir, step=90, ema=True)
 
 
 def test_parameters_of_another_model_are_refused_by_name(tmp_path, model, processor):
@@ -280,4 +280,4 @@ def test_parameters_of_another_model_are_refused_by_name(tmp_path, model, proces
   write_checkpoint(tmp_path, 1, model, wrong, processor)
   message = r'image_projection/kernel is \[16, 10\], the model .* has \[16, 16\]'
   with pytest.raises(ValueError, match=message):
-    policy_lib.Policy.load(tmp_path)
+    policy_lib.Policy.from_checkpoint(tmp_path)
