@@ -41,7 +41,7 @@ setuptools.setup(
         'tensorflow>=2.21',
         'tensorflow-datasets>=4.9.10',
         'tqdm',
-        'uvicorn>=0.54',
+        'uvicorn>=0.54,<1',
         'websockets>=15',
     ],
     extras_require={
