@@ -23,7 +23,7 @@ ALLOWED = {
     'precompile': {'training'},
     'serving': {'models'},
     'evaluation': {'models', 'sim', 'serving'},
-    'main': {'gin_files', 'distributed', 'training', 'precompile', 'evaluation'},
+    'main': {'gin_files', 'distributed', 'training', 'precompile', 'serving', 'evaluation'},
     'mixtures': {'data'},
     'tools': {
         'data', 'models', 'sim', 'training', 'precompile', 'serving', 'evaluation', 'main',
@@ -77,7 +77,7 @@ def test_models_training_and_serving_start_without_tensorflow():
       'import sys\n'
       'from rt2_train.models import vlm\n'
       'from rt2_train.training import train\n'
-      'from rt2_train.serving import policy\n'
+      'from rt2_train.serving import export, policy\n'
       f'print([name for name in {TENSORFLOW!r} if name in sys.modules])\n'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

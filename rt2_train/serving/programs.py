@@ -38,7 +38,7 @@ def policy_function(
   `terminate` bool [B].
   """
   start = processor.grammar()[1]['action']
-  actions_of = _actions_of(processor)
+  actions_of_tokens = actions_of(processor)
   space = processor.action_space
   ends = 'terminate' in space.names
 
@@ -50,7 +50,7 @@ def policy_function(
         'grammar_state': jnp.full(rows, start, jnp.int32),
     }
     tokens_BxT = model.predict_batch(weights.dequantized(weights.nested(params)), batch)
-    actions_BxD = actions_of(tokens_BxT)
+    actions_BxD = actions_of_tokens(tokens_BxT)
     terminate_B = jnp.zeros(rows, bool)
     if ends:
       terminate_B = actions_BxD[:, space.names.index('terminate')] == actions.TERMINATE_STOP
@@ -128,7 +128,7 @@ def file_name(batch_size: int) -> str:
   return f'program_b{batch_size}.stablehlo'
 
 
-def _actions_of(processor: processor_lib.Processor) -> Callable[[jax.Array], jax.Array]:
+def actions_of(processor: processor_lib.Processor) -> Callable[[jax.Array], jax.Array]:
   """The function that maps valid answers int32 [B, T] to actions float32 [B, D].
 
   By tables of what `ActionSpace.decode` says, so that no bit depends on an accelerator's arithmetic.
