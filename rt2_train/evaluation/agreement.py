@@ -1,7 +1,8 @@
 """How much of what a checkpoint says is left when it is exported in fewer bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ class Agreement:
   tokens: int = 0
   same_tokens: int = 0
 
-  def add(self, first_T: np.ndarray, second_T: np.ndarray) -> None:
-    """Counts one example: two answers int32 [T], padded with 0 behind EOS."""
+  def add(self, first: Sequence[int], second: Sequence[int]) -> None:
+    """Counts one example: the tokens of two answers; padding, which is 0, is not looked at."""
+    first_T, second_T = np.array(list(itertools.zip_longest(first, second, fillvalue=0))).T
     written_T = (first_T != 0) | (second_T != 0)
     same_T = (first_T == second_T) & written_T
     self.answers += 1
@@ -52,9 +54,9 @@ def measure(
   answers = []
   for path in (checkpoint_path, exported_path):
     policy, asked = offline.load(path, evaluator=evaluator)
-    answers.append([
-        (row['source'], np.array(row['prediction_ids'])) for row in asked.infer(policy.predict_batch)])
+    rows = asked.infer(policy.predict_batch)
+    answers.append([(row['source'], row['prediction_ids']) for row in rows])
   result: dict[str, Agreement] = {}
-  for (task, first_T), (_, second_T) in zip(*answers, strict=True):
-    result.setdefault(task, Agreement()).add(first_T, second_T)
+  for (task, first), (_, second) in zip(*answers, strict=True):
+    result.setdefault(task, Agreement()).add(first, second)
   return result

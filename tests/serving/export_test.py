@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import gin
 import jax
 import ml_dtypes
 import numpy as np
@@ -15,12 +16,14 @@ import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 
+from rt2_train import gin_files
 from rt2_train.serving import export as export_lib
 from rt2_train.serving import policy as policy_lib
 from rt2_train.serving import tensors
 from rt2_train.serving import weights
 from tests.serving import small_models
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 export = export_lib.export
 
 
@@ -261,6 +264,26 @@ def test_what_was_chosen_at_export_cannot_be_chosen_again(run_dir, tmp_path):
     policy_lib.Policy.load(tmp_path / 'out', step=100)
   with pytest.raises(ValueError, match='leave ema out'):
     policy_lib.Policy.load(tmp_path / 'out', ema=True)
+
+
+def test_the_command_and_the_run_mode_write_the_same(run_dir, tmp_path):
+  gin_files.parse(['gin/runs/export.gin'], [
+      f'CHECKPOINT_PATH = {str(run_dir)!r}', f'OUTPUT_PATH = {str(tmp_path / "mode")!r}',
+      "DTYPE = 'bfloat16'"], [str(ROOT)])
+  try:
+    gin.get_configurable(export_lib.export)()
+  finally:
+    gin.clear_config()
+  command = [sys.executable, '-m', 'tools.export_checkpoint', f'--checkpoint={run_dir}']
+  done = subprocess.run(
+      [*command, f'--output={tmp_path / "command"}', '--dtype=bfloat16'], capture_output=True,
+      text=True, cwd=ROOT, check=True)
+  assert done.stdout.startswith('wrote params.safetensors of checkpoint_200 to ')
+  contents = [
+      {path.relative_to(tmp_path / name): path.read_bytes()
+       for path in (tmp_path / name).rglob('*') if path.is_file()}
+      for name in ('mode', 'command')]
+  assert contents[0] == contents[1]
 
 
 @pytest.mark.slow
