@@ -21,7 +21,8 @@ from rt2_train import distributed
 from rt2_train import gin_files
 
 _RUN_MODE = flags.DEFINE_enum(
-    'run_mode', 'train', ['train', 'eval', 'infer', 'precompile'], 'What to do.')
+    'run_mode', 'train', ['train', 'eval', 'infer', 'export', 'precompile'],
+    'What to do.')
 _GIN_FILE = flags.DEFINE_multi_string(
     'gin_file', [], 'A gin file; may be given several times, later files override earlier ones.'
 )
@@ -84,13 +85,21 @@ def _infer() -> None:
   gin.get_configurable(offline.infer)()
 
 
+def _export() -> None:
+  from rt2_train.serving import export
+
+  gin.get_configurable(export.export)()
+
+
 def _precompile() -> None:
   from rt2_train.precompile import precompile
 
   gin.get_configurable(precompile.precompile)()
 
 
-_RUN = {'train': _train, 'eval': _eval, 'infer': _infer, 'precompile': _precompile}
+_RUN = {
+    'train': _train, 'eval': _eval, 'infer': _infer, 'export': _export, 'precompile': _precompile,
+}
 
 
 def gin_flags(argv: Sequence[str]) -> list[str]:

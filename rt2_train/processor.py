@@ -83,12 +83,19 @@ class Processor:
     """L, most tokens of a prompt: its text and the images in it."""
     return self.inputs_length + self.image_spec.num_images * self.image_tokens
 
+  @functools.cached_property
+  def every_integer_is_one_token(self) -> bool:
+    """Whether an action is D tokens, each out of `Vocabulary.action_ids_256`."""
+    last = len(self.vocabulary.action_ids_256) - 1
+    return all(0 <= each.first and each.last <= last for each in self.action_space.dimensions)
+
   def features(
       self, inputs_BxL: np.ndarray, targets_BxT: np.ndarray | None = None
   ) -> dict[str, np.ndarray]:
     """The token features of a batch, as the model reads them; without targets, to be answered."""
     if targets_BxT is None:
-      targets_BxT = np.zeros((len(inputs_BxL), self.targets_length), np.int32)
+      xp = inputs_BxL.__array_namespace__()
+      targets_BxT = xp.zeros((len(inputs_BxL), self.targets_length), np.int32)
     return sequences.LAYOUTS[self.layout](inputs_BxL, targets_BxT)
 
   def images(
@@ -310,14 +317,9 @@ class Processor:
     if bins_D.ndim != 1:
       raise ValueError(f'one action has shape [{self.action_space.size}], got {list(bins_D.shape)}')
     vocabulary = self.vocabulary
-    if self._every_integer_is_one_token:
+    if self.every_integer_is_one_token:
       return np.append(vocabulary.action_ids_256[bins_D], np.int32(vocabulary.eos_id))
     return np.array([*vocabulary.encode_integers(bins_D), vocabulary.eos_id], np.int32)
-
-  @functools.cached_property
-  def _every_integer_is_one_token(self) -> bool:
-    last = len(self.vocabulary.action_ids_256) - 1
-    return all(0 <= each.first and each.last <= last for each in self.action_space.dimensions)
 
   @functools.cached_property
   def _robot_inputs(self):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 # Orbax writes these last, so a checkpoint that is half there lacks one of them.
 _LAST = ('_CHECKPOINT_METADATA', 'state/_METADATA')
@@ -50,6 +51,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     except BaseException:
       with contextlib.suppress(OSError):
         os.unlink(partial)
+      raise
+
+
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a directory to write into, which becomes `path` at the end; on an error, nothing does.
+
+  Raises:
+    FileExistsError: there is something at `path` already.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise FileExistsError(f'{path} exists; name another directory, or remove it')
+  partial = path.with_name(f'{path.name}.partial')
+  with naming_full_disk(path):
+    # What a killed process left behind.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+      yield partial
+      for file in [*filter(pathlib.Path.is_file, partial.rglob('*')), partial]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+          os.fsync(descriptor)
+        finally:
+          os.close(descriptor)
+      os.replace(partial, path)
+    except BaseException:
+      shutil.rmtree(partial, ignore_errors=True)
       raise
 
 

@@ -1,7 +1,7 @@
 """How prompts and answers are laid out for a model: T5X's feature names, filled by NumPy.
 
-The data loader and the policy share these functions, so that a robot's prompt is laid out as its
-training was.
+The data loader, the policy and exported programs share these functions, so that a robot's prompt is
+laid out as its training was. Arrays are NumPy's or JAX's.
 
 Shape suffixes: B rows, L inputs, T targets, S = L + T.
 """
@@ -37,13 +37,16 @@ def decoder_only(inputs_BxL: np.ndarray, targets_BxT: np.ndarray) -> dict[str, n
   includes the position that reads the last input and predicts the first target. Arguments as
   `encoder_decoder`.
   """
-  rows, inputs_length = inputs_BxL.shape
-  length = inputs_length + targets_BxT.shape[1]
-  prefix_Bx1 = np.count_nonzero(inputs_BxL, axis=1)[:, None]
-  targets_BxS = np.zeros((rows, length), np.int32)
-  targets_BxS[:, :inputs_length] = inputs_BxL
-  np.put_along_axis(targets_BxS, prefix_Bx1 + np.arange(targets_BxT.shape[1]), targets_BxT, axis=1)
-  position_S = np.arange(length)
+  xp = inputs_BxL.__array_namespace__()
+  targets_length = targets_BxT.shape[1]
+  prefix_Bx1 = xp.count_nonzero(inputs_BxL, axis=1)[:, None]
+  position_S = xp.arange(inputs_BxL.shape[1] + targets_length)
+  # Which target stands at each position; before the first and behind the last is input or padding.
+  target_BxS = position_S - prefix_Bx1
+  targets_BxS = xp.where(
+      (target_BxS >= 0) & (target_BxS < targets_length),
+      xp.take_along_axis(targets_BxT, xp.clip(target_BxS, 0, targets_length - 1), axis=1),
+      xp.pad(inputs_BxL, ((0, 0), (0, targets_length))))
   return {
       'decoder_input_tokens': _shift_right(targets_BxS),
       'decoder_target_tokens': targets_BxS,
@@ -64,6 +67,4 @@ def inputs_of(features: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _shift_right(tokens_BxT: np.ndarray) -> np.ndarray:
-  shifted_BxT = np.zeros_like(tokens_BxT)
-  shifted_BxT[:, 1:] = tokens_BxT[:, :-1]
-  return shifted_BxT
+  return tokens_BxT.__array_namespace__().pad(tokens_BxT[:, :-1], ((0, 0), (1, 0)))

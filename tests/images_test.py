@@ -1,8 +1,10 @@
 """What happens to pixels: exact decoding, no half pictures, one crop and colour per example."""
 
 import io
+import tracemalloc
 
 import cv2
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -130,6 +132,59 @@ def test_a_strong_shrink_averages_instead_of_skipping_pixels():
   lines = np.zeros((64, 64, 3), np.uint8)
   lines[::4] = 255
   assert (images.resize(lines, images.ImageSpec(16, 16)) == 64).all()
+
+
+def test_means_of_whole_blocks_are_opencv_area_averages():
+  image = picture(120, 160)
+  for height, width in [(40, 40), (30, 32), (24, 16), (12, 20)]:
+    expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(images.resize(image, images.ImageSpec(height, width)), expected)
+
+
+def test_a_long_thin_picture_takes_no_more_memory_on_its_way_than_before_and_after():
+  # Enlarging the height first would take 48 times the picture.
+  thin = np.full((1, 1_000_000, 3), 9, np.uint8)
+  tracemalloc.start()
+  assert (images.resize(thin, images.ImageSpec(48, 64)) == 9).all()
+  assert (images.resize_definition(thin[:, :64_000], images.ImageSpec(48, 64)) == 9).all()
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 20_000_000
+
+
+def random_picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+  """Any bytes, few levels (so that means are halves) or hard edges."""
+  image = rng.integers(0, 256, (height, width, 3), np.uint8)
+  return [image, image % 4, (image > 127) * np.uint8(255)][rng.integers(3)]
+
+
+@pytest.mark.parametrize('resize', ['stretch', 'pad', 'crop'])
+def test_opencv_makes_the_pixels_of_the_definition(resize):
+  rng = np.random.default_rng(0)
+  sizes = [(256, 320, 224, 224), (480, 640, 224, 224), (360, 640, 96, 96), (64, 64, 96, 96)]
+  # Down to the last pixel, up to 60 times smaller and larger, whole and broken ratios.
+  sizes += rng.integers([1, 1, 1, 1], [60, 60, 70, 70], (300, 4)).tolist()
+  sizes += [(height * r, width * c, height, width)
+            for height, width, r, c in rng.integers([1, 1, 1, 1], [12, 12, 9, 9], (100, 4))]
+  sizes += rng.integers([60, 60, 1, 1], [600, 600, 40, 40], (30, 4)).tolist()
+  for h, w, height, width in sizes:
+    image = random_picture(rng, h, w)
+    spec = images.ImageSpec(int(height), int(width), resize=resize)
+    assert np.array_equal(images.resize(image, spec), images.resize_definition(image, spec)), (
+        f'{h}x{w} -> {spec}')
+
+
+@pytest.mark.parametrize('resize', ['stretch', 'pad', 'crop'])
+@pytest.mark.parametrize('h, w, height, width', [
+    (48, 64, 28, 28), (48, 64, 16, 16), (48, 64, 18, 13), (30, 30, 41, 41), (60, 90, 20, 18),
+    (20, 100, 32, 32), (9, 7, 1, 1), (16, 16, 16, 16)])
+def test_a_compiled_program_resizes_as_the_host_does_bit_for_bit(resize, h, w, height, width):
+  rng = np.random.default_rng(0)
+  batch = np.stack([[random_picture(rng, h, w) for _ in range(2)] for _ in range(3)])
+  spec = images.ImageSpec(height, width, resize=resize)
+  expected = np.stack([[images.resize(image, spec) for image in row] for row in batch])
+  out = jax.jit(lambda images_: images.resize_definition(images_, spec))(batch)
+  assert out.dtype == np.uint8 and np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize('name', ['JPEG', 'PNG'])

@@ -24,7 +24,7 @@ ALLOWED = {
     'serving': {'models'},
     'convert': {'models', 'training'},
     'evaluation': {'models', 'sim', 'serving'},
-    'main': {'gin_files', 'distributed', 'training', 'precompile', 'evaluation'},
+    'main': {'gin_files', 'distributed', 'training', 'precompile', 'serving', 'evaluation'},
     'mixtures': {'data'},
     'tools': {
         'data', 'models', 'sim', 'training', 'precompile', 'serving', 'convert', 'evaluation',
@@ -78,7 +78,7 @@ def test_models_training_and_serving_start_without_tensorflow():
       'import sys\n'
       'from rt2_train.models import vlm\n'
       'from rt2_train.training import train\n'
-      'from rt2_train.serving import client, policy, server\n'
+      'from rt2_train.serving import client, export, policy, server\n'
       f'print([name for name in {TENSORFLOW!r} if name in sys.modules])\n'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

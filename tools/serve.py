@@ -15,12 +15,13 @@ from absl import logging
 
 from rt2_train.serving import messages
 from rt2_train.serving import policy as policy_lib
+from rt2_train.serving import saved
 from rt2_train.serving import server
 from rt2_train.serving import service
 
 _CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, 'A run, whose newer checkpoints are then taken as they come, or one of its '
-    'checkpoints.', required=True)
+    'checkpoint', None, 'A run, whose newer checkpoints are then taken as they come, one of its '
+    'checkpoints, or what was exported.', required=True)
 _HOST = flags.DEFINE_string(
     'host', '127.0.0.1', 'Where to listen; any but loopback needs an API key.')
 _PORT = flags.DEFINE_integer('port', 8000, '0 for any free one.', lower_bound=0, upper_bound=65535)
@@ -63,11 +64,12 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   try:
     sizes = [int(size) for size in _BATCH_SIZES.value]
+    follows = _RELOAD_SECONDS.value and not saved.is_export(_CHECKPOINT.value)
     options = server.Options(
         gripper=_GRIPPER.value, image_keys=_IMAGE_KEYS.value, plan=_PLAN.value,
         max_wait=_MAX_WAIT_MS.value / 1000, queue_size=_QUEUE_SIZE.value, api_key=_api_key(),
         legacy_errors=_LEGACY_ERRORS.value,
-        reload_from=_CHECKPOINT.value if _RELOAD_SECONDS.value else None,
+        reload_from=_CHECKPOINT.value if follows else None,
         reload_seconds=_RELOAD_SECONDS.value,
         limits=service.Limits(
             message_bytes=_MESSAGE_BYTES.value, pixels=_PIXELS.value,

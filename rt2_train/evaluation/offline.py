@@ -39,7 +39,8 @@ def evaluate(
     FileNotFoundError: there is no such checkpoint.
     ValueError: the checkpoint's processor is not the one the evaluator's tasks are read with.
   """
-  policy, asked = _load(checkpoint_path, step, ema, temperature, seed, evaluator)
+  policy, asked = load(
+      checkpoint_path, step=step, ema=ema, temperature=temperature, seed=seed, evaluator=evaluator)
   metrics = asked.evaluate(policy.predict_batch)
   for task, values in metrics.items():
     for name, value in values.items():
@@ -64,18 +65,29 @@ def infer(
 
   Arguments and errors are those of `evaluate`.
   """
-  policy, asked = _load(checkpoint_path, step, ema, temperature, seed, evaluator)
+  policy, asked = load(
+      checkpoint_path, step=step, ema=ema, temperature=temperature, seed=seed, evaluator=evaluator)
   lines = [json.dumps(record) for record in asked.infer(policy.predict_batch)]
   run_files.write(output_path, '\n'.join(lines) + '\n')
   logging.info('wrote %d answers to %s', len(lines), output_path)
   return len(lines)
 
 
-def _load(
-    checkpoint_path, step, ema, temperature, seed, evaluator) -> tuple[policy_lib.Policy, Any]:
-  """The policy and the evaluator, which must read and write tokens alike."""
-  policy = policy_lib.Policy.from_checkpoint(
-      checkpoint_path, step=step, ema=ema, temperature=temperature, seed=seed)
+def load(
+    checkpoint_path: str, *, evaluator: Callable[..., Any], **how: Any,
+) -> tuple[policy_lib.Policy, Any]:
+  """The policy and the evaluator, which must read and write tokens alike.
+
+  Args:
+    checkpoint_path: a run's directory, one of its checkpoints, or what was exported.
+    evaluator: makes an object with a processor.
+    **how: handed to `Policy.from_checkpoint`.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: the checkpoint's processor is not the one the evaluator's tasks are read with.
+  """
+  policy = policy_lib.Policy.from_checkpoint(checkpoint_path, **how)
   asked = evaluator()
   if asked.processor.fingerprint != policy.processor.fingerprint:
     raise ValueError(

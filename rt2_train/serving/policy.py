@@ -9,11 +9,9 @@ Shape suffixes: B rows of a batch, L input tokens, T target tokens.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
-import json
 import pathlib
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -21,9 +19,9 @@ import orbax.checkpoint as ocp
 from rt2_train import actions as actions_lib
 from rt2_train import processor as processor_lib
 from rt2_train import prompts
-from rt2_train import run_files
-from rt2_train.models import architectures
 from rt2_train.models import vlm
+from rt2_train.serving import saved
+from rt2_train.serving import weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,8 @@ class Policy:
 
     Args:
       model: built with the same `processor`.
-      params: the model's parameters, on the host or on devices.
+      params: the model's parameters, on the host or on devices; integers and scales as
+        `weights` has them stay so in memory.
       processor: turns observations into model inputs and tokens into actions.
       temperature: of sampling; 0 takes the likeliest token.
       seed: of sampling; a policy called in the same way answers in the same way.
@@ -89,7 +88,7 @@ class Policy:
     """
     if not batch_sizes or min(batch_sizes) < 1:
       raise ValueError(f'policy: batch_sizes {tuple(batch_sizes)} must be one or more, each > 0')
-    self.processor = processor
+    self.processor, self._model = processor, model
     self._batch_sizes = sorted(set(batch_sizes))
     self._params = jax.device_put(params)
     self._rng = jax.random.key(seed)
@@ -98,7 +97,7 @@ class Policy:
     self._start = processor.grammar()[1]
     self._decode = jax.jit(
         lambda params, batch, rng: model.predict_batch_with_aux(
-            params, batch, rng, temperature=temperature
+            weights.dequantized(params), batch, rng, temperature=temperature
         )[0]
     )
     self.checkpoint: pathlib.Path | None = None
@@ -111,7 +110,7 @@ class Policy:
     """The policy of a checkpoint: model, processor and parameters, without the optimizer.
 
     Args:
-      checkpoint_dir: a run's MODEL_DIR, or one `checkpoint_<step>` of it.
+      checkpoint_dir: a run's MODEL_DIR, one `checkpoint_<step>` of it, or what was exported.
       step: which checkpoint of MODEL_DIR; the newest when None.
       ema: takes the averaged parameters (item `ema/`) instead of the last ones; by default where
         the run kept them, since those are what it was evaluated with.
@@ -121,18 +120,19 @@ class Policy:
       FileNotFoundError: there is no such checkpoint, or a part of it is missing.
       ValueError: the parameters are not those of the model the checkpoint describes.
     """
-    directory = run_files.find_checkpoint(checkpoint_dir, step)
-    assets = directory / 'assets'
-    architecture = assets / 'model.json'
-    if not architecture.exists():
-      raise FileNotFoundError(f'{architecture} is missing; serve a checkpoint that has its assets')
-    processor = processor_lib.Processor.load(assets)
-    model = architectures.from_json(json.loads(architecture.read_text()), processor=processor)
-    averaged = (directory / 'ema').is_dir() if ema is None else ema
-    params = read_params(directory, ema=averaged)
-    _check_fits(params, model, processor, directory)
+    directory = saved.find(checkpoint_dir, step)
+    model, processor = saved.read(directory)
+    if saved.is_export(directory):
+      if ema is not None:
+        raise ValueError(f'{directory} holds the parameters that were exported; leave ema out')
+      params = weights.nested(weights.read(directory))
+    else:
+      ema = (directory / 'ema').is_dir() if ema is None else ema
+      params = read_params(directory, ema=ema)
+    shapes = weights.flat(jax.eval_shape(weights.dequantized, params))
+    saved.check_fits({name: leaf.shape for name, leaf in shapes.items()}, model, directory)
     policy = cls(model, params, processor, **kwargs)
-    policy.checkpoint, policy._averaged = directory, averaged
+    policy.checkpoint, policy._averaged = directory, bool(ema)
     return policy
 
   def reload(self, directory: pathlib.Path) -> None:
@@ -148,11 +148,9 @@ class Policy:
       FileNotFoundError: a part of it is missing.
       ValueError: it is of another model or processor.
     """
-    processor = processor_lib.Processor.load(directory / 'assets')
-    own, other = (
-        json.loads((path / 'assets' / 'model.json').read_text())
-        for path in (self.checkpoint, directory))
-    if own != other or processor.fingerprint != self.processor.fingerprint:
+    model, processor = saved.read(directory)
+    same = model.architecture() == self._model.architecture()
+    if not same or processor.fingerprint != self.processor.fingerprint:
       raise ValueError(
           f'{directory} holds another model or processor than {self.checkpoint}; start a policy of '
           'its own for it')
@@ -260,7 +258,7 @@ class Policy:
 
 def load_processor(checkpoint_dir: str, step: int | None = None) -> processor_lib.Processor:
   """The processor of a checkpoint, for datasets that the checkpoint is to be evaluated on."""
-  return processor_lib.Processor.load(run_files.find_checkpoint(checkpoint_dir, step) / 'assets')
+  return processor_lib.Processor.load(saved.find(checkpoint_dir, step) / saved.ASSETS)
 
 
 def read_params(checkpoint: pathlib.Path, *, ema: bool = False) -> Any:
@@ -274,48 +272,22 @@ def read_params(checkpoint: pathlib.Path, *, ema: bool = False) -> Any:
   if not item.is_dir():
     raise FileNotFoundError(f'{item} is missing: the run did not write it')
   handler = ocp.PyTreeCheckpointHandler()
-  saved = handler.metadata(item).tree
+  found = handler.metadata(item).tree
   if not ema:
-    if 'target' not in saved:
-      raise ValueError(f'{item} holds {sorted(saved)} but no "target": these are no parameters')
-    saved = {'target': saved['target']}
+    if 'target' not in found:
+      raise ValueError(f'{item} holds {sorted(found)} but no "target": these are no parameters')
+    found = {'target': found['target']}
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   tree = handler.restore(
       item,
       args=ocp.args.PyTreeRestore(
-          item=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), saved),
+          item=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), found),
           # The mesh that trained need not exist here.
-          restore_args=jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), saved),
+          restore_args=jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), found),
           partial_restore=True,
       ),
   )
   return tree if ema else tree['target']
-
-
-def _check_fits(
-    params: Any, model: vlm.VisionLanguageModel, processor: processor_lib.Processor,
-    directory: pathlib.Path,
-) -> None:
-  """Raises ValueError at the first parameter that the model has not, or has in another shape."""
-  batch = model.batch_shapes(
-      batch_size=1, inputs_length=processor.inputs_length,
-      targets_length=processor.targets_length, num_images=processor.image_spec.num_images)
-  shapes = {name: feature.shape for name, feature in batch.items()}
-  expected = jax.eval_shape(
-      lambda rng: model.get_initial_variables(rng, shapes)['params'], jax.random.key(0)
-  )
-  saved, wanted = _shapes(params), _shapes(flax.core.unfreeze(expected))
-  for name in sorted({*saved, *wanted}):
-    if saved.get(name) != wanted.get(name):
-      raise ValueError(
-          f'{directory}: parameter {name} is {saved.get(name, "missing")}, the model of '
-          f'assets/model.json has {wanted.get(name, "none of that name")}'
-      )
-
-
-def _shapes(params: Any) -> dict[str, list[int]]:
-  flat = flax.traverse_util.flatten_dict(params, sep='/')
-  return {name: list(leaf.shape) for name, leaf in flat.items()}
 
 
 def _says_stop(space: actions_lib.ActionSpace, integers: np.ndarray) -> bool:
