@@ -126,7 +126,7 @@ def test_a_policy_of_an_export_answers_as_one_of_its_parameters(
         lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), target)
   elif dtype == 'int8':
     expected = jax.device_get(weights.dequantized(weights.nested(held(tmp_path / 'out'))))
-  loaded = policy_lib.Policy.load(tmp_path / 'out', batch_sizes=(4,))
+  loaded = policy_lib.Policy.from_checkpoint(tmp_path / 'out', batch_sizes=(4,))
   assert texts(loaded) == texts(
       policy_lib.Policy(model, expected, model.processor, batch_sizes=(4,)))
   assert policy_lib.load_processor(tmp_path / 'out').fingerprint == model.processor.fingerprint
@@ -155,7 +155,7 @@ def test_large_parameters_are_several_files_with_an_index(run_dir, target, tmp_p
   jax.tree.map(np.testing.assert_array_equal, read, target)
   os.remove(out / manifest['files'][1])
   with pytest.raises(FileNotFoundError, match=f'{manifest["files"][1]} is missing; copy the whole'):
-    policy_lib.Policy.load(out)
+    policy_lib.Policy.from_checkpoint(out)
 
 
 def test_parameters_stored_in_chunks_are_read_row_by_row(model, target, tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_loads(run_dir, tmp_path):
   assert len(list((tmp_path / 'out.partial').glob('*.safetensors'))) == 2
   for path in (tmp_path / 'out', tmp_path / 'out.partial'):
     with pytest.raises(FileNotFoundError):
-      policy_lib.Policy.load(path)
+      policy_lib.Policy.from_checkpoint(path)
   # The next one is not hindered by what was left.
   export(checkpoint_path=run_dir, output_path=tmp_path / 'out')
   assert [path.name for path in tmp_path.iterdir()] == ['out']
@@ -230,7 +230,7 @@ def test_a_file_that_is_cut_short_is_named(run_dir, tmp_path):
   file = tmp_path / 'out/params.safetensors'
   file.write_bytes(file.read_bytes()[:-1])
   with pytest.raises(ValueError, match='out/params.safetensors is damaged: .*; export again'):
-    policy_lib.Policy.load(tmp_path / 'out')
+    policy_lib.Policy.from_checkpoint(tmp_path / 'out')
 
 
 @pytest.mark.parametrize('wrong, message', [
@@ -261,9 +261,9 @@ def test_missing_checkpoints_and_a_taken_directory_are_refused(run_dir, tmp_path
 def test_what_was_chosen_at_export_cannot_be_chosen_again(run_dir, tmp_path):
   export(checkpoint_path=run_dir, output_path=tmp_path / 'out')
   with pytest.raises(ValueError, match='leave step 100 out'):
-    policy_lib.Policy.load(tmp_path / 'out', step=100)
+    policy_lib.Policy.from_checkpoint(tmp_path / 'out', step=100)
   with pytest.raises(ValueError, match='leave ema out'):
-    policy_lib.Policy.load(tmp_path / 'out', ema=True)
+    policy_lib.Policy.from_checkpoint(tmp_path / 'out', ema=True)
 
 
 def test_the_command_and_the_run_mode_write_the_same(run_dir, tmp_path):

@@ -69,7 +69,7 @@ def exported(request, tmp_path_factory):
   export_lib.export(
       checkpoint_path=str(directory / 'run'), output_path=str(directory / 'out'),
       format='stablehlo', dtype=dtype, batch_sizes=BATCH_SIZES, camera_size=CAMERA)
-  policy = policy_lib.Policy.load(directory / 'out', batch_sizes=(3,))
+  policy = policy_lib.Policy.from_checkpoint(directory / 'out', batch_sizes=(3,))
   asked = observations(num_images=2)
   return types.SimpleNamespace(
       directory=directory / 'out', model=model, asked=asked, answers=policy.infer(asked))
