@@ -22,12 +22,13 @@ ALLOWED = {
     'training': {'models', 'gin_files'},
     'precompile': {'training'},
     'serving': {'models'},
+    'convert': {'models', 'training'},
     'evaluation': {'models', 'sim', 'serving'},
     'main': {'gin_files', 'distributed', 'training', 'precompile', 'evaluation'},
     'mixtures': {'data'},
     'tools': {
-        'data', 'models', 'sim', 'training', 'precompile', 'serving', 'evaluation', 'main',
-        'mixtures', 'gin_files',
+        'data', 'models', 'sim', 'training', 'precompile', 'serving', 'convert', 'evaluation',
+        'main', 'mixtures', 'gin_files',
     },
 }
 TENSORFLOW = (

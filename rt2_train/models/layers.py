@@ -25,6 +25,7 @@ fan_in_normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_norma
 
 ACTIVATIONS = {
     'gelu': functools.partial(jax.nn.gelu, approximate=True),
+    'gelu_exact': functools.partial(jax.nn.gelu, approximate=False),
     'silu': jax.nn.silu,
     'relu': jax.nn.relu,
     'linear': lambda x: x,

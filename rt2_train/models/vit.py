@@ -41,6 +41,10 @@ class ViTConfig:
       With overlapping patches it is a convolutional stem (Xiao et al. 2021), without which models
       this side of a million parameters hardly learn to tell objects apart.
     position_init: initial value of the learned positions, 'normal' or 'sincos2d'.
+    activation: of the MLP; 'gelu' is its tanh form (big_vision, SigLIP), 'gelu_exact' the first
+      ViT's.
+    class_token: a learned token stands before the patches inside the tower, as in the first ViT
+      (Dosovitskiy et al. 2021); it is no output.
     scan_layers, remat_policy: see stacks.stack.
   """
 
@@ -59,6 +63,8 @@ class ViTConfig:
   patch_overlap: int = 0
   stem_dim: int = 0
   position_init: str = 'normal'
+  activation: str = 'gelu'
+  class_token: bool = False
   dropout_rate: float = 0.0
   dtype: str = 'bfloat16'
   scan_layers: bool = True
@@ -80,6 +86,7 @@ class ViTConfig:
         raise ValueError(f'ViT {name} is {getattr(self, name)!r}; choose one of {choices}')
     if self.position_init == 'sincos2d' and self.width % 4:
       raise ValueError(f'sincos2d positions need a width divisible by 4, got {self.width}')
+    layers.check_activations((self.activation,))
     stacks.check_remat_policy(self.remat_policy)
 
   @property
@@ -121,11 +128,19 @@ class ViT(nn.Module):
         axes=('vit_positions', 'vit_embed'),
     )
     x_NxKxE = x_NxKxE + positions_KxE.astype(config.dtype)
+    if config.class_token:
+      token_E = layers.param_with_axes(
+          'class_token', nn.initializers.zeros, (config.width,), jnp.float32, axes=('vit_embed',))
+      token_Nx1xE = jnp.broadcast_to(
+          token_E.astype(config.dtype), (x_NxKxE.shape[0], 1, config.width))
+      x_NxKxE = jnp.concatenate([token_Nx1xE, x_NxKxE], axis=1)
     x_NxKxE = layers.dropout(config.dropout_rate, self.deterministic)(x_NxKxE)
     x_NxKxE = stacks.stack(
         self, ViTLayer, {'config': config, 'deterministic': self.deterministic}, x_NxKxE,
         count=config.depth, name='vit', scan=config.scan_layers, remat_policy=config.remat_policy,
     )
+    if config.class_token:
+      x_NxKxE = x_NxKxE[:, 1:]
     return _norm(config, 'vit_norm')(x_NxKxE)
 
 
@@ -148,7 +163,7 @@ class ViTLayer(nn.Module):
         qk_norm=config.norm if config.qk_norm else None,
         qkv_bias=config.qkv_bias, out_bias=True, name='attention', **shared,
     )
-    mlp = layers.Mlp(config.mlp_dim, ('gelu',), use_bias=True, name='mlp', **shared)
+    mlp = layers.Mlp(config.mlp_dim, (config.activation,), use_bias=True, name='mlp', **shared)
     drop = functools.partial(layers.dropout, config.dropout_rate, self.deterministic)
 
     x_NxKxE = layers.constrain(x_NxKxE, ('batch', 'length', 'vit_embed'))

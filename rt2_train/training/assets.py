@@ -15,7 +15,7 @@ class Assets:
   """Writes the assets of a run."""
 
   def __init__(self, model: Any):
-    """`model` has architecture() and a processor."""
+    """`model` has architecture() and a processor, or None where weights alone are imported."""
     self._model = model
 
   def __call__(self, directory: str, sources: Mapping[int, str] = {}) -> None:
@@ -24,7 +24,8 @@ class Assets:
     The files: those of `Processor.save`; model.json, from which the model is rebuilt; config.gin,
     the resolved configuration; sources.json, hash in a batch's `source` -> task; versions.json.
     """
-    self._model.processor.save(directory)
+    if self._model.processor is not None:
+      self._model.processor.save(directory)
     _write_json(directory, 'model.json', self._model.architecture())
     _write_json(directory, 'sources.json', {str(key): name for key, name in sources.items()})
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
