@@ -76,10 +76,15 @@ class GemmaConfig:
     stacks.check_remat_policy(self.remat_policy)
 
   @property
-  def is_local_N(self) -> np.ndarray:
-    """Which layers are local, bool [N]."""
-    is_global_N = (np.arange(self.layers) + 1) % self.global_every == 0
-    return ~is_global_N & (self.window is not None)
+  def score_scale(self) -> float:
+    """The factor on the scores."""
+    return self.head_dim ** -0.5 if self.attention_scale is None else self.attention_scale
+
+  @property
+  def global_layers(self) -> list[int]:
+    """Which layers are global; the others are local."""
+    every = 1 if self.window is None else self.global_every
+    return list(range(every - 1, self.layers, every))
 
 
 class Masks(NamedTuple):
@@ -111,12 +116,13 @@ class Transformer(nn.Module):
   ) -> jax.Array:
     config = self.config
     drop = functools.partial(layers.dropout, config.dropout_rate, self.deterministic)
+    is_local_N = ~np.isin(np.arange(config.layers), config.global_layers)
     fields = {
         'config': config, 'deterministic': self.deterministic, 'cache_length': self.cache_length
     }
     x_BxSxE = stacks.stack(
         self, Layer, fields, drop()(x_BxSxE.astype(config.dtype)), masks, position_BxS,
-        memory_BxMxE, memory_mask_Bx1x1xM, per_layer=[config.is_local_N], count=config.layers,
+        memory_BxMxE, memory_mask_Bx1x1xM, per_layer=[is_local_N], count=config.layers,
         name=self.name, scan=config.scan_layers,
         remat_policy=config.remat_policy if not self.cache_length else 'none',
     )
@@ -137,8 +143,7 @@ class Layer(nn.Module):
         dropout_rate=config.dropout_rate, deterministic=self.deterministic, dtype=config.dtype)
     attend = attention.Attention(
         config.heads, config.head_dim, kv_heads=config.kv_heads,
-        scale=config.attention_scale or config.head_dim ** -0.5,
-        softcap=config.attention_softcap, qk_norm=NORM if config.qk_norm else None,
+        scale=config.score_scale, softcap=config.attention_softcap, qk_norm=NORM if config.qk_norm else None,
         cache='self' if self.cache_length else 'none', cache_length=self.cache_length,
         name='self_attention', **shared,
     )

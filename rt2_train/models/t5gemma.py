@@ -64,7 +64,7 @@ class T5Gemma(vlm.VisionLanguageModel):
   def network_inputs(self, batch):
     tokens_BxT = batch.get('decoder_input_tokens')
     if tokens_BxT is not None:
-      tokens_BxT = tokens_BxT.at[:, 0].set(self.module.config.bos_id)
+      tokens_BxT = jnp.asarray(tokens_BxT).at[:, 0].set(self.module.config.bos_id)
     return batch['encoder_input_tokens'], tokens_BxT, *vlm.images_of(batch)
 
   def targets(self, batch):
@@ -154,12 +154,12 @@ class Network(nn.Module):
     image_BnxKxE = self._image_tokens(images_BxnxHxWx3.reshape(b * n, *shape))
     frame = lambda ids: jnp.broadcast_to(
         self._embed(jnp.array([ids], jnp.int32)), (b * n, len(ids), config.width))
-    framed_BnxFxE = jnp.concatenate(
+    framed_BnxKxE = jnp.concatenate(
         [frame(config.image_before), image_BnxKxE, frame(config.image_after)], axis=1)
-    framed = framed_BnxFxE.shape[1]
+    framed = framed_BnxKxE.shape[1]
     bos_Bx1 = jnp.full((b, 1), config.bos_id, jnp.int32)
     x_BxSxE = jnp.concatenate([
-        self._embed(bos_Bx1), framed_BnxFxE.reshape(b, n * framed, -1),
+        self._embed(bos_Bx1), framed_BnxKxE.reshape(b, n * framed, -1),
         self._embed(encoder_input_tokens_BxL)
     ], axis=1)
     valid_BxS = jnp.concatenate([
