@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
   try:
     gin_files.parse(
         [_DEFAULTS, *flag_values.gin_file], flag_values.gin_bindings, flag_values.gin_search_paths)
-    report = import_from(list(zip(_FROM.value, _SOURCE.value)), _OUTPUT.value)
+    report = gin.get_configurable(importer.import_checkpoint)(
+        sources=list(zip(_FROM.value, _SOURCE.value)), output=_OUTPUT.value)
   except (ValueError, OSError) as error:
     if flag_values.traceback:
       raise
@@ -46,12 +47,6 @@ def main(argv: Sequence[str]) -> None:
   print(report)
   print(f'wrote {_OUTPUT.value}; train from it with '
         f"--gin.INITIAL_CHECKPOINT_PATH=\"'{_OUTPUT.value}'\"")
-
-
-def import_from(named: Sequence[tuple[str, str]], output: str) -> importer.Report:
-  """Imports sources, each a format and a path, as the parsed gin configuration says."""
-  opened = [sources.open_source(format_, path) for format_, path in named]
-  return gin.get_configurable(importer.import_checkpoint)(sources=opened, output=output)
 
 
 if __name__ == '__main__':

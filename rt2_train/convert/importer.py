@@ -20,6 +20,8 @@ from flax import core
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 import jax
+import jax.extend
+from jax.interpreters import partial_eval
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -67,7 +69,7 @@ class Report:
 def import_checkpoint(
     *,
     model: Any,
-    sources: Sequence[sources_lib.Source],
+    sources: Sequence[tuple[str, str | os.PathLike[str]]],
     output: str | os.PathLike[str],
     allow_missing: Sequence[str] = (),
     random_seed: int = 0,
@@ -76,24 +78,27 @@ def import_checkpoint(
 
   Args:
     model: see rt2_train.models.vlm; its processor, if it has one, goes into the assets.
-    sources: checkpoints that together hold the parameters, such as a vision and a language half.
+    sources: format and path of checkpoints that together hold the parameters, such as a vision and
+      a language half; see sources.FORMATS.
     output: a new directory.
     allow_missing: patterns of the paths of parameters that no source need cover.
     random_seed: of these parameters; training starts from the same ones under the same seed.
 
   Raises:
     FileExistsError: `output` is there.
+    FileNotFoundError: a source is not.
     ValueError: sources do not fit the model, or leave parameters out; the first are named.
   """
   output = pathlib.Path(os.path.abspath(output))
   if output.exists():
     raise FileExistsError(f'{output} exists; choose another output, or remove it')
+  opened = [sources_lib.open_source(format_, path) for format_, path in sources]
   parameters = _Parameters(model)
-  rules = [(source, rule) for source in sources for rule in families.rules(model.module, source)]
+  rules = [(source, rule) for source in opened for rule in families.rules(model.module, source)]
   covered, missing = _covered(parameters, rules, allow_missing)
   for source, rule in rules:
     parameters.check(rule, source)
-  report = _report(sources, covered, missing, parameters)
+  report = _report(opened, covered, missing, parameters)
   partial = output.with_name(f'{output.name}.partial')
   shutil.rmtree(partial, ignore_errors=True)
   try:
@@ -122,17 +127,21 @@ class _Parameters:
   """What the model wants: shapes and logical axes by path, and initial values."""
 
   def __init__(self, model: Any):
-    self._model = model
-    self._batch = model.batch_shapes(batch_size=1, inputs_length=8, targets_length=8)
-    variables = core.unfreeze(jax.eval_shape(self._init, jax.random.key(0)))
-    self.shapes = optimizers.flatten(variables['params'])
-    self.axes = optimizers.flatten(flax_partitioning.get_axis_names(variables['params_axes']))
+    batch = model.batch_shapes(batch_size=1, inputs_length=8, targets_length=8)
+    axes = None
 
-  def _init(self, key):
-    return self._model.get_initial_variables(
-        key,
-        {name: feature.shape for name, feature in self._batch.items()},
-        {name: feature.dtype for name, feature in self._batch.items()})
+    def init(key):
+      nonlocal axes
+      variables = core.unfreeze(model.get_initial_variables(
+          key,
+          {name: feature.shape for name, feature in batch.items()},
+          {name: feature.dtype for name, feature in batch.items()}))
+      axes = variables['params_axes']
+      return optimizers.flatten(variables['params'])
+
+    self._traced = jax.jit(init).trace(jax.random.key(0))
+    self.shapes = self._traced.out_info
+    self.axes = optimizers.flatten(flax_partitioning.get_axis_names(axes))
 
   def is_stacked(self, target: str) -> bool:
     return tuple(self.axes[target])[_LAYER_AXIS:_LAYER_AXIS + 1] == ('layers',)
@@ -143,10 +152,13 @@ class _Parameters:
     return axes.index('vocab') if 'vocab' in axes else None
 
   def initial(self, target: str, seed: int) -> np.ndarray:
-    """One parameter as `train.train` would draw it; XLA leaves out what makes the others."""
+    """One parameter as `train.train` would draw it; nothing else is computed."""
     key, _ = jax.random.split(jax.random.key(seed))
-    draw = jax.jit(lambda key: optimizers.flatten(core.unfreeze(self._init(key)['params']))[target])
-    return np.asarray(draw(key), np.float32)
+    whole = self._traced.jaxpr
+    wanted = [name == target for name in self.shapes]
+    jaxpr, _ = partial_eval.dce_jaxpr(whole.jaxpr, wanted, instantiate=True)
+    draw = jax.jit(jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, whole.consts)))
+    return np.asarray(draw(key)[0], np.float32)
 
   def check(self, rule: mapping.Rule, source: sources_lib.Source) -> None:
     """Raises ValueError if what a rule makes is not of the target's shape; reads nothing large."""
@@ -249,8 +261,13 @@ def _write_tree(directory: pathlib.Path, shapes: Mapping[str, Any]) -> None:
       'state': {'step': np.int32(0), 'param_states': {}},
   }
   handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler(use_ocdbt=False))
-  with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(directory, ocp.args.Composite(state=ocp.args.PyTreeSave(state)))
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # Orbax warns that there are no parts to be merged.
+  try:
+    with ocp.Checkpointer(handler) as checkpointer:
+      checkpointer.save(directory, ocp.args.Composite(state=ocp.args.PyTreeSave(state)))
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _create(state: pathlib.Path, target: str, parameters: _Parameters) -> ts.TensorStore:
