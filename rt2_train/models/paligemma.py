@@ -1,7 +1,7 @@
 """PaliGemma 1 and 2: PaLM-E's way with images, Gemma for its decoder; the open stand-in for PaLM-E.
 
 What differs from PaLM-E: prompts see all of themselves, also through the windows of version 2; no
-token stands before the prompt, so the padding that `sequences` puts there is hidden; a prompt is its
+token stands before the prompt, so the one that `sequences` puts there is hidden; a prompt is its
 images, <bos>, text and a newline (`processor.Processor`).
 
 Source: PaliGemma (Beyer et al. 2024), PaliGemma 2 (Steiner et al. 2024).
@@ -15,9 +15,6 @@ from rt2_train.models import gemma
 from rt2_train.models import layers
 from rt2_train.models import palm_e
 from rt2_train.models import vit
-
-_PAD = 0
-
 
 class PaliGemma(palm_e.PaLME):
   """A ViT and a Gemma; `module` is a `Network`."""
@@ -41,7 +38,7 @@ class Network(palm_e.Network):
 
   def _embed(self, tokens_BxS, images_BxnxHxWx3, image_mask_Bxn):
     x_BxSxE, seen_BxS = super()._embed(tokens_BxS, images_BxnxHxWx3, image_mask_Bxn)
-    return x_BxSxE, seen_BxS & (tokens_BxS != _PAD)
+    return x_BxSxE, seen_BxS & (jnp.arange(tokens_BxS.shape[1]) > 0)
 
   def _mask(self, prefix_BxS, seen_BxS):
     position_1xS = jnp.arange(seen_BxS.shape[1])[None]
