@@ -111,21 +111,12 @@ def random_weights(shapes: dict[str, Sequence[int]], rng) -> dict[str, np.ndarra
   """Random float32 weights of a size at which no layer drowns the others."""
   weights = {}
   for name, shape in sorted(shapes.items()):
-    # Weights of a norm are around 1, those of a layer as its inputs ask for.
+    # Weights of a norm are around 1, those of a layer as its inputs ask for, the tables wide.
     centre = float('norm' in name and name.endswith('weight'))
-    spread = 0.3 if len(shape) < 2 or 'embed' in name or 'bias' in name else (
-        1.5 * np.prod(shape[1:]) ** -0.5)
+    table = 'embed' in name or name == 'shared.weight'
+    spread = 0.3 if len(shape) < 2 else 1.0 if table else np.prod(shape[1:]) ** -0.5
     weights[name] = (centre + spread * rng.normal(size=shape)).astype(np.float32)
   return weights
-
-
-def save_model(directory: pathlib.Path, config: dict[str, Any], weights: dict[str, np.ndarray]):
-  """Writes a model as it would lie on a hub."""
-  from safetensors import numpy as safetensors
-
-  directory.mkdir(exist_ok=True)
-  write_json(directory / 'config.json', config)
-  safetensors.save_file(weights, directory / 'model.safetensors', {'format': 'pt'})
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -142,25 +133,25 @@ def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def loaded(kind: str, directory: pathlib.Path, config: Any, rng, untied: bool = False, **fields):
-  """Saves a random model of the class `kind` and gives what `transformers` loads of it."""
-  import torch
-  import transformers
+  """Saves a random model of the class `kind`, as a hub has it, and gives what is loaded of it.
 
-  kind = getattr(transformers, kind)
-  with torch.device('meta'):
-    shapes = {name: tuple(value.shape) for name, value in kind(config).state_dict().items()}
-  for name in ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'):
-    shapes.pop(name, None)  # The table of both, `shared.weight`, by other names.
-  if not untied:
-    shapes.pop('lm_head.weight', None)  # Likewise.
-  weights = random_weights(shapes, rng)
-  described = json.loads(config.to_json_string(use_diff=False)) | fields
-  save_model(directory, described | {'architectures': [kind.__name__]}, weights)
-  model = kind.from_pretrained(directory).eval()
-  held = model.state_dict()
-  for name, value in weights.items():
-    np.testing.assert_array_equal(held[name].numpy(), value, err_msg=name)
-  return model
+  `untied` gives it an output layer of its own; `fields` stand in config.json as well.
+  """
+  import transformers
+  from safetensors import numpy as safetensors
+
+  kind, file = getattr(transformers, kind), directory / 'model.safetensors'
+  # Names on hubs are older than those in memory.
+  kind(config).save_pretrained(directory)
+  shapes = {name: value.shape for name, value in safetensors.load_file(file).items()}
+  if untied:
+    shapes['lm_head.weight'] = shapes['shared.weight']
+  safetensors.save_file(random_weights(shapes, rng), file, {'format': 'pt'})
+  described = json.loads((directory / 'config.json').read_text())
+  write_json(directory / 'config.json', described | fields)
+  model, found = kind.from_pretrained(directory, output_loading_info=True)
+  assert not found['missing_keys'] and not found['unexpected_keys'], found
+  return model.eval()
 
 
 def _vision(name: str, directory: pathlib.Path, rng) -> Callable[[np.ndarray], np.ndarray]:
@@ -168,8 +159,9 @@ def _vision(name: str, directory: pathlib.Path, rng) -> Callable[[np.ndarray], n
   import torch
   import transformers
 
+  # The first ViT's default here is 1e-12, where Flax, in which it was trained, has 1e-6.
   config = dict(
-      hidden_size=_VIT_WIDTH, num_hidden_layers=_VIT_LAYERS, num_attention_heads=_VIT_HEADS,
+      layer_norm_eps=1e-6, hidden_size=_VIT_WIDTH, num_hidden_layers=_VIT_LAYERS, num_attention_heads=_VIT_HEADS,
       intermediate_size=_VIT_MLP, patch_size=_PATCH, attn_implementation='eager')
   grid = _SIDE // _PATCH
   if name == 'Siglip2':
