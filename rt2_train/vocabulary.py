@@ -240,8 +240,8 @@ class Vocabulary:
       ids.append(self._model.piece_to_id(name))
       if ids[-1] == self.unk_id:
         raise ValueError(
-            f'vocabulary {self.model_file} has no piece {name}, which action_tokens={form!r} needs; '
-            f"{_TRAIN_REMEDY}")
+            f'vocabulary {self.model_file} has no piece {name}, which action_tokens={form!r} '
+            "needs; use a model that has them, or action_tokens='least_frequent'")
     return np.array(ids, np.int32)
 
   def _check_overwritten(self):

@@ -22,6 +22,8 @@ import zlib
 from absl import app
 import numpy as np
 
+from tools import parity_gemma
+
 _FIXTURES = pathlib.Path(__file__).parents[1] / 'tests/convert/fixtures'
 
 _SIDE, _PATCH, _IMAGES, _ROWS = 16, 4, 2, 3
@@ -92,6 +94,7 @@ CASES: dict[str, Case] = {
     'ul2_siglip2': encoder_decoder('T5', 'Siglip2', tied=True, activation='silu'),
     'mt5_vit': encoder_decoder('MT5', 'ViT', tied=False),
     'umt5_siglip': encoder_decoder('UMT5', 'Siglip', tied=False),
+    **parity_gemma.cases(lambda *args: loaded(*args)),
 }
 
 

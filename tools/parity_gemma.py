@@ -135,10 +135,11 @@ def _t5gemma2(loaded, directory: pathlib.Path, rng) -> dict[str, np.ndarray]:
 
 
 def _generated(model, tokens, images, **inputs) -> np.ndarray:
+  if len(images):
+    inputs['pixel_values'] = _pixels(images)
   return model.generate(
       input_ids=tokens, attention_mask=(tokens != _PAD).long(), do_sample=False,
-      pixel_values=_pixels(images) if len(images) else None, max_new_tokens=_TARGETS,
-      eos_token_id=_EOS, pad_token_id=_PAD, **inputs)[0].numpy()
+      max_new_tokens=_TARGETS, eos_token_id=_EOS, pad_token_id=_PAD, **inputs)[0].numpy()
 
 
 def _texts(rng, lengths) -> list[list[int]]:

@@ -48,8 +48,8 @@ _DEFAULTS = {
         'final_logit_softcapping': 30.0,
     },
     't5gemma2': {
-        'global_every': 6, 'rope_theta': 1_000_000.0, 'sliding_window': 4096,
-        'query_pre_attn_scalar': 256,
+        'global_every': 6, 'rope_theta': 1_000_000.0, 'rope_local_base_freq': 10_000.0,
+        'sliding_window': 4096, 'query_pre_attn_scalar': 256,
     },
 }
 
@@ -60,8 +60,8 @@ def paligemma(network: Any, source: sources.Source) -> list[Rule]:
   family = text.get('model_type', 'gemma')
   if family not in ('gemma', 'gemma2'):
     raise ValueError(
-        f'{source.path} has a {family!r} as language model; PaliGemma 1 and 2 have gemma and gemma2')
-  _check(config, _described(text, family), source)
+        f'{source.path} has a {family!r} as language model; PaliGemma has a gemma or gemma2')
+  _check(config, _described(text, family, source), source)
   table = _find(source, '.embed_tokens.weight')
   projector = _find(source, 'multi_modal_projector.linear.weight').removesuffix('weight')
   path = table.removesuffix('embed_tokens.weight')
@@ -78,7 +78,7 @@ def t5gemma2(network: Any, source: sources.Source) -> list[Rule]:
   """Rules for T5Gemma2ForConditionalGeneration."""
   config, there = _config(network, source, t5gemma.T5GemmaConfig), source.config.get('encoder', {})
   for text in (there.get('text_config', {}), source.config.get('decoder', {})):
-    _check(config, _described(text, 't5gemma2'), source)
+    _check(config, _described(text, 't5gemma2', source), source)
   _check(config, _framing(source.config), source)
   vision = copy.copy(source)
   vision.config = there
@@ -117,14 +117,15 @@ def _stack(
   return rules
 
 
-def _described(text: Mapping[str, Any], family: str) -> dict[str, Any]:
+def _described(
+    text: Mapping[str, Any], family: str, source: sources.Source) -> dict[str, Any]:
   """The fields of our config that a text configuration settles; shapes tell of the others."""
   given = _DEFAULTS[family] | dict(text)
   depth = given.get('num_hidden_layers', 0)
   every = given['global_every']
   kinds = given.get('layer_types') or [
       'sliding_attention' if (i + 1) % every else 'full_attention' for i in range(depth)]
-  full, sliding = _rope(given)
+  full, sliding = _rope(given, source)
   settled = {
       'layers': depth,
       'qk_norm': family == 't5gemma2',
@@ -142,25 +143,28 @@ def _described(text: Mapping[str, Any], family: str) -> dict[str, Any]:
   activation = given.get('hidden_activation') or 'gelu_pytorch_tanh'
   if activation != 'gelu_pytorch_tanh' or given.get('attention_bias'):
     raise ValueError(
-        f'hidden_activation is {activation!r}, attention_bias {given.get("attention_bias")}; '
-        "models of this family have 'gelu_pytorch_tanh' and no biases")
+        f'{source.path} has hidden_activation {activation!r}, attention_bias '
+        f'{bool(given.get("attention_bias"))}; models of this family have '
+        "'gelu_pytorch_tanh' and no biases")
   return settled
 
 
-def _rope(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _rope(
+    given: Mapping[str, Any], source: sources.Source) -> tuple[dict[str, Any], dict[str, Any]]:
   """theta and factor of global and of local layers, in today's spelling or those before it."""
   parameters = given.get('rope_parameters') or {}
   scaling = given.get('rope_scaling') or {}
   plain = {'rope_theta': given['rope_theta'], 'factor': 1.0}
   full = plain | scaling | (parameters.get('full_attention') or {})
-  sliding = plain | {'rope_theta': given.get('rope_local_base_freq', 10_000.0)} | (
-      parameters.get('sliding_attention') or {})
+  local = {'rope_theta': given.get('rope_local_base_freq', given['rope_theta'])}
+  sliding = plain | local | (parameters.get('sliding_attention') or {})
   if 'rope_theta' in parameters:  # One for all layers.
     full = sliding = plain | parameters
   for rope in (full, sliding):
     kind = rope.get('rope_type', rope.get('type', 'default'))
     if kind not in ('default', 'linear'):
-      raise ValueError(f"rope_type is {kind!r}; 'default' and 'linear' are known here")
+      raise ValueError(
+          f"{source.path} has rope_type {kind!r}; 'default' and 'linear' are known here")
   return full, sliding
 
 

@@ -131,7 +131,7 @@ class Attention(nn.Module):
     )(y_BxQxHxD)
 
   def _projection(self, name: str) -> Callable[..., jax.Array]:
-    """'query', 'key' or 'value': maps [B, L, E] to [B, L, H, D], for each sequence that it reads."""
+    """'query', 'key' or 'value': maps [B, L, E] to [B, L, H, D], for any sequence that it reads."""
     kernel_init = self.kernel_init
     if name == 'query' and self.query_init is not None:
       kernel_init = self.query_init

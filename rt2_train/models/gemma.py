@@ -143,7 +143,8 @@ class Layer(nn.Module):
         dropout_rate=config.dropout_rate, deterministic=self.deterministic, dtype=config.dtype)
     attend = attention.Attention(
         config.heads, config.head_dim, kv_heads=config.kv_heads,
-        scale=config.score_scale, softcap=config.attention_softcap, qk_norm=NORM if config.qk_norm else None,
+        scale=config.score_scale, softcap=config.attention_softcap,
+        qk_norm=NORM if config.qk_norm else None,
         cache='self' if self.cache_length else 'none', cache_length=self.cache_length,
         name='self_attention', **shared,
     )

@@ -1,5 +1,5 @@
-"""T5Gemma 2 and PaliGemma beyond what parity with `transformers` shows (tests/convert): their caches
-against their own whole sequences, windows, frames that are padding, scan, and constrained answers."""
+"""T5Gemma 2 and PaliGemma beyond what parity with `transformers` shows (tests/convert): their own
+caches against whole sequences, frames that are padding, scan, windows, constrained answers."""
 
 import dataclasses
 import functools
@@ -66,17 +66,21 @@ def make_batch(family, seed=0) -> dict[str, np.ndarray]:
   }
 
 
+def variables_of(model, batch):
+  """Shapes and logical axes of what the model starts with."""
+  shapes = {key: value.shape for key, value in batch.items()}
+  return jax.eval_shape(lambda key: model.get_initial_variables(key, shapes), jax.random.key(0))
+
+
 def params_of(model, batch, seed=0):
   """Random parameters of a size at which no layer drowns the others."""
-  shapes = {key: value.shape for key, value in batch.items()}
-  variables = jax.eval_shape(lambda key: model.get_initial_variables(key, shapes), jax.random.key(0))
   rng = np.random.default_rng(seed)
 
   def draw(path, x):
     spread = 0.1 if 'embedding' in jax.tree_util.keystr(path[-1:]) else 0.4
     return (spread * rng.standard_normal(x.shape)).astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(draw, core.unfreeze(variables['params']))
+  return jax.tree_util.tree_map_with_path(draw, core.unfreeze(variables_of(model, batch)['params']))
 
 
 @functools.cache
@@ -142,7 +146,7 @@ def test_layers_written_out_compute_what_scanned_ones_do(family, model, params, 
 
 def test_depth_does_not_change_the_program(family, model, params, batch):
   deeper = make_model(family, layers=9)
-  nine = {tower: dict(leaves) for tower, leaves in params.items() if tower in ('encoder', 'decoder')}
+  nine = {name: dict(leaves) for name, leaves in params.items() if name in ('encoder', 'decoder')}
   for tower, leaves in nine.items():
     leaves[tower] = jax.tree.map(lambda x: np.repeat(x, 3, axis=1)[:, :9], leaves[tower])
   count = lambda lowered: len(re.findall('= "?stablehlo', lowered.as_text()))
@@ -178,7 +182,8 @@ def test_t5gemma_reads_a_text_without_images_as_if_it_knew_none():
       logits_of(model, params, text), logits_of(model, params, fewer), atol=1e-5)
 
 
-def test_a_prompt_sees_all_of_itself_and_an_answer_only_what_came_before(family, model, params, batch):
+def test_a_prompt_sees_all_of_itself_and_an_answer_only_what_came_before(
+    family, model, params, batch):
   def first_to_change(feature, position):
     changed = batch[feature].copy()
     changed[0, position] = 6 + (changed[0, position] - 5) % (VOCAB - 6)
@@ -252,8 +257,7 @@ def test_an_architecture_survives_json(model):
 
 
 def test_every_axis_has_a_logical_name(model, batch):
-  shapes = {key: value.shape for key, value in batch.items()}
-  variables = jax.eval_shape(lambda key: model.get_initial_variables(key, shapes), jax.random.key(0))
+  variables = variables_of(model, batch)
   axes = partitioning.get_axis_names(variables['params_axes'])
   params = variables['params']
   ranks = jax.tree.map(lambda spec: len(spec), axes, is_leaf=lambda x: isinstance(x, tuple))
