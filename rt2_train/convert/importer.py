@@ -93,7 +93,7 @@ def import_checkpoint(
   if output.exists():
     raise FileExistsError(f'{output} exists; choose another output, or remove it')
   opened = [sources_lib.open_source(format_, path) for format_, path in sources]
-  parameters = _Parameters(model)
+  parameters = Parameters(model)
   rules = [(source, rule) for source in opened for rule in families.rules(model.module, source)]
   covered, missing = _covered(parameters, rules, allow_missing)
   for source, rule in rules:
@@ -123,7 +123,7 @@ def import_checkpoint(
   return report
 
 
-class _Parameters:
+class Parameters:
   """What the model wants: shapes and logical axes by path, and initial values."""
 
   def __init__(self, model: Any):
@@ -270,7 +270,7 @@ def _write_tree(directory: pathlib.Path, shapes: Mapping[str, Any]) -> None:
     logging.set_verbosity(verbosity)
 
 
-def _create(state: pathlib.Path, target: str, parameters: _Parameters) -> ts.TensorStore:
+def _create(state: pathlib.Path, target: str, parameters: Parameters) -> ts.TensorStore:
   """An empty float32 array in place of the stand-in, in the format that Orbax wrote that."""
   shape = parameters.shapes[target].shape
   chunk = list(shape)

@@ -43,6 +43,7 @@ def precompile(
     learning_rate: Callable[[jax.Array], jax.Array] | float = 1e-3,
     num_microbatches: int = 1,
     frozen: Sequence[str] = (),
+    frozen_dtype: str | None = None,
     ema_decay: float | None = None,
     full_codegen: bool = False,
     report: str | None = None,
@@ -63,9 +64,10 @@ def precompile(
     model_parallelism: size of the mesh axis `model`; None likewise.
     remat_policy: see stacks.stack; None takes the model's own; where that is 'none', the policy
       that computes least again of those that fit.
-    learning_rate: see train.train, as the next three.
+    learning_rate: see train.train, as the next four.
     num_microbatches: parts in which a batch is computed.
     frozen: patterns of the paths of parameters that stay as they are.
+    frozen_dtype: what these are kept in.
     ema_decay: keeps a moving average of the parameters.
     full_codegen: goes on to the end of compilation, which gives the estimate.
     report: path of a JSON file with what is returned.
@@ -89,7 +91,8 @@ def precompile(
   options = recommendations.recommend(where, program, batch_size, rules)
   if model_parallelism is not None:
     options = options[:1]
-  training = programs.Training(learning_rate, num_microbatches, tuple(frozen), ema_decay)
+  training = programs.Training(
+      learning_rate, num_microbatches, tuple(frozen), frozen_dtype, ema_decay)
   attempt = functools.partial(compile_setup, model, training)
   for advice in options:
     setup = reports.Setup(

@@ -73,6 +73,10 @@ class OptimizerDef(abc.ABC):
   def create(self, target: Params) -> Optimizer:
     return Optimizer(optimizer_def=self, state=self.init_state(target), target=target)
 
+  def stored(self, params: Params) -> Params:
+    """Parameters in the types that a run keeps them in."""
+    return params
+
   @abc.abstractmethod
   def init_state(self, params: Params) -> OptimizerState:
     """The state before the first update."""
@@ -152,12 +156,20 @@ class Frozen(OptimizerDef):
   checkpoint could not hold (T5X's MultiOptimizer leaves None there and cannot resume).
   """
 
-  def __init__(self, trained: OptimizerDef, patterns: Sequence[str]):
-    self.trained, self.patterns = trained, tuple(patterns)
+  def __init__(self, trained: OptimizerDef, patterns: Sequence[str], dtype: Any = None):
+    """`dtype` is what frozen parameters are kept in; None leaves theirs."""
+    self.trained, self.patterns, self._dtype = trained, tuple(patterns), dtype
 
   @property
   def hyper_params(self):
     return self.trained.hyper_params
+
+  def stored(self, params):
+    if self._dtype is None:
+      return params
+    trained, frozen = split(params, self.patterns)
+    frozen = jax.tree.map(lambda leaf: leaf.astype(self._dtype), frozen)
+    return like(params, merge(trained, frozen))
 
   def init_state(self, params):
     return self.trained.init_state(split(params, self.patterns)[0])

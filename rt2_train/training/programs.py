@@ -37,6 +37,7 @@ class Training:
   learning_rate: Callable[[jax.Array], jax.Array] | float = 1e-3
   num_microbatches: int = 1
   frozen: Sequence[str] = ()
+  frozen_dtype: str | None = None
   ema_decay: float | None = None
 
 
@@ -81,7 +82,8 @@ def train_step(
   key = jax.eval_shape(lambda: jax.random.key(0))
   key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioner.replicated)
   frozen, optimizer_def = training.frozen, model.optimizer_def
-  optimizer_def = optimizers.Frozen(optimizer_def, frozen) if frozen else optimizer_def
+  if frozen:
+    optimizer_def = optimizers.Frozen(optimizer_def, frozen, training.frozen_dtype)
   rate = training.learning_rate
   step = step_lib.make_train_step(
       model, rate if callable(rate) else lambda step: jnp.float32(rate), frozen=frozen,

@@ -51,7 +51,8 @@ def plan(
   )
   axes = core.unfreeze(flax_partitioning.get_axis_names(variables['params_axes']))
   optimizer_def.set_param_axes(axes)
-  optimizer = jax.eval_shape(optimizer_def.create, variables['params'])
+  params = jax.eval_shape(optimizer_def.stored, variables['params'])
+  optimizer = jax.eval_shape(optimizer_def.create, params)
   shardings = partitioner.shardings(optimizer, optimizer_def.derive_logical_axes(optimizer, axes))
   optimizer = jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -64,8 +65,13 @@ def random_params(
     model: Any, key: jax.Array, batch: Mapping[str, jax.Array], planned: TrainState
 ) -> Any:
   """Initial parameters, each made where it will live."""
-  init = lambda key: core.unfreeze(_initial_variables(model, key, batch)['params'])
-  return jax.jit(init, out_shardings=placements(planned.optimizer.target))(key)
+  target = planned.optimizer.target
+
+  def init(key):
+    params = core.unfreeze(_initial_variables(model, key, batch)['params'])
+    return jax.tree.map(lambda param, kept: param.astype(kept.dtype), params, target)
+
+  return jax.jit(init, out_shardings=placements(target))(key)
 
 
 def new_state(

@@ -51,6 +51,7 @@ def train(
     random_seed: int = 0,
     num_microbatches: int = 1,
     frozen: Sequence[str] = (),
+    frozen_dtype: str | None = None,
     ema_decay: float | None = None,
     keep: int | None = None,
     keep_best_metric: str | None = None,
@@ -88,6 +89,7 @@ def train(
     random_seed: of initial parameters and dropout.
     num_microbatches: parts in which a batch is computed.
     frozen: patterns of the paths of parameters that stay as they are.
+    frozen_dtype: what these are kept in, such as 'bfloat16'; None keeps float32.
     ema_decay: keeps a moving average of the parameters, which evaluators then see.
     keep: number of newest checkpoints that stay; None keeps all.
     keep_best_metric: the checkpoint with the best '<evaluator>/<task>/<metric>' stays as well.
@@ -122,7 +124,7 @@ def train(
     schedule = learning_rate if callable(learning_rate) else lambda step: jnp.float32(learning_rate)
     optimizer_def = model.optimizer_def
     if frozen:
-      optimizer_def = optimizers.Frozen(optimizer_def, frozen)
+      optimizer_def = optimizers.Frozen(optimizer_def, frozen, frozen_dtype)
     # Made where they are used: JAX does not send keys to the devices of other processes.
     split = lambda: tuple(jax.random.split(jax.random.key(random_seed)))
     init_key, dropout_key = jax.jit(split, out_shardings=partitioner.replicated)()

@@ -14,6 +14,8 @@ from rt2_train.models import architectures
 from rt2_train.serving import policy
 from rt2_train.training import optimizers
 
+_TRACED = {}
+
 FIXTURES = pathlib.Path(__file__).parent / 'fixtures'
 DEFAULTS = 'gin/runs/import.gin'
 
@@ -48,6 +50,20 @@ def assert_same_params(one, other):
   assert list(one) == list(other)
   for path in one:
     np.testing.assert_array_equal(one[path], other[path], err_msg=path)
+
+
+@pytest.fixture(autouse=True)
+def _one_trace_per_architecture(monkeypatch):
+  """To trace a model takes a second, and most tests import into the same one."""
+  trace = importer.Parameters
+
+  def traced(model):
+    key = json.dumps(model.architecture(), sort_keys=True)
+    if key not in _TRACED:
+      _TRACED[key] = trace(model)
+    return _TRACED[key]
+
+  monkeypatch.setattr(importer, 'Parameters', traced)
 
 
 @pytest.fixture(scope='session')

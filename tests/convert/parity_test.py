@@ -8,6 +8,8 @@ from tests.convert import conftest
 from tools import make_parity_fixtures
 
 HALVES = ('t5_1_1_siglip', 'ul2_siglip2', 'mt5_vit', 'umt5_siglip')
+# What of a batch a network reads; a fixture has it first.
+INPUTS = 4
 FILES = [path for path in conftest.FIXTURES.rglob('*') if path.is_file()]
 
 
@@ -17,7 +19,7 @@ def test_an_imported_encoder_decoder_answers_as_its_source(imported, name):
   expected = np.load(conftest.FIXTURES / name / 'expected.npz')
   fresh = {path: expected[path] for path in expected.files if path.startswith('image_projection')}
   model, params = conftest.read(checkpoint, fresh)
-  batch = {key: expected[key] for key in expected.files[:4]}
+  batch = {key: expected[key] for key in expected.files[:INPUTS]}
 
   def answer(params, batch):
     logits = model.module.apply({'params': params}, *model.network_inputs(batch))

@@ -24,6 +24,9 @@ SIZES = {
     't5gemma2_4b': 7_508_928_880,
     'pali_x_100m': 104_403_968,
     'palm_e_100m': 100_480_896,
+    'siglip2_umt5_1b': 1_005_371_376,
+    'siglip2_umt5_5b': 4_906_342_912,
+    'siglip2_ul2_21b': 20_600_747_520,
     'tiny': 748_960,
     'tiny_palm_e': 534_624,
 }
@@ -73,9 +76,8 @@ def test_embeddings_are_tied_by_a_flag(name, tied, expected):
 
 
 def test_every_model_file_is_counted_or_a_part_of_one():
-  parts = {
-      'pali_x', 'palm_e', 'paligemma', 'paligemma2', 't5gemma2', 'defaults', 'tiny_vit', 'vit_22b',
-      'vit_g', 'siglip2_so400m'}
+  parts = {'pali_x', 'palm_e', 'defaults', 'tiny_vit', 'vit_22b', 'vit_g', 'siglip2_g_opt', 'siglip2_so400m', 'umt5_base', 'umt5_xl',
+           'ul2_20b'}
   files = {path.stem for path in (ROOT / 'gin/models').glob('*.gin')}
   assert files == {*SIZES, *parts}
 

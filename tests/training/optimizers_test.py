@@ -60,6 +60,14 @@ def test_trained_parameters_move_alike_beside_frozen_ones(rule):
   jax.tree.map(np.testing.assert_array_equal, alone.target['head'], beside.target['head'])
 
 
+def test_frozen_parameters_may_be_kept_in_bfloat16_and_others_are_not():
+  stored = optimizers.Frozen(optimizers.adamw(), ['^vit/'], 'bfloat16').stored(PARAMS)
+  types = {path: leaf.dtype for path, leaf in optimizers.flatten(stored).items()}
+  assert types == {
+      path: 'bfloat16' if path.startswith('vit/') else leaf.dtype
+      for path, leaf in optimizers.flatten(PARAMS).items()}
+
+
 @pytest.mark.parametrize('rule', [*rules(), optimizers.Frozen(optimizers.adamw(), ['vit'])])
 def test_a_state_dict_restores_the_optimizer(rule):
   moved = rule.create(PARAMS).apply_gradient(GRADS, learning_rate=0.1)

@@ -99,9 +99,12 @@ def test_a_warm_start_from_nothing_or_another_vocabulary_is_refused(tiny, tmp_pa
     tiny.run(tmp_path / 'b', initial_checkpoint_path=str(tmp_path / 'web'), assets=other)
 
 
-@pytest.mark.parametrize('rule', [None, optimizers.adamw(weight_decay=0.1)])
-def test_frozen_parameters_stay_and_the_run_resumes(tiny, tmp_path, rule):
-  shared = {'model': tiny.Model(rule), 'frozen': ['embedding', 'patch'], 'checkpoint_period': 1}
+@pytest.mark.parametrize('rule, dtype', [
+    (None, 'bfloat16'), (optimizers.adamw(weight_decay=0.1), None)])
+def test_frozen_parameters_stay_and_the_run_resumes(tiny, tmp_path, rule, dtype):
+  shared = {
+      'model': tiny.Model(rule), 'frozen': ['embedding', 'patch'], 'frozen_dtype': dtype,
+      'checkpoint_period': 1}
   tiny.run(tmp_path, train_steps=1, **shared)
   summary = tiny.run(tmp_path, train_steps=3, **shared)
   assert summary['start_step'] == 1
@@ -109,6 +112,17 @@ def test_frozen_parameters_stay_and_the_run_resumes(tiny, tmp_path, rule):
   for name in ('target/embedding', 'target/patch_kernel'):
     np.testing.assert_array_equal(first[name], last[name])
   assert np.all(first['target/wi'] != last['target/wi'])
+  assert last['target/embedding'].dtype == (dtype or 'float32')
+  assert last['target/wi'].dtype == 'float32'
+
+
+def test_float32_parameters_start_a_run_that_keeps_them_in_bfloat16(tiny, tmp_path):
+  tiny.run(tmp_path / 'vlm', train_steps=1)
+  tiny.run(tmp_path / 'align', train_steps=1, initial_checkpoint_path=str(tmp_path / 'vlm'),
+           frozen=['embedding', 'patch'], frozen_dtype='bfloat16')
+  before, after = tiny.saved_state(tmp_path / 'vlm', 1), tiny.saved_state(tmp_path / 'align', 1)
+  np.testing.assert_array_equal(
+      after['target/embedding'], before['target/embedding'].astype('bfloat16'))
 
 
 def test_periods_are_multiples_of_the_step_and_the_last_step_is_saved(tiny, tmp_path):
