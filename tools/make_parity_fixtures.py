@@ -118,6 +118,9 @@ def random_weights(shapes: dict[str, Sequence[int]], rng) -> dict[str, np.ndarra
     centre = float('norm' in name and name.endswith('weight'))
     table = 'embed' in name or name == 'shared.weight'
     spread = 0.3 if len(shape) < 2 else 1.0 if table else np.prod(shape[1:]) ** -0.5
+    if 'embed_tokens' in name:
+      # Gemma's, which it multiplies and has for output layer: a wide one repeats what it reads.
+      spread = 0.1
     weights[name] = (centre + spread * rng.normal(size=shape)).astype(np.float32)
   return weights
 
