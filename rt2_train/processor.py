@@ -25,6 +25,7 @@ from rt2_train import vocabulary as vocabulary_lib
 _PROCESSOR_FILE = 'processor.json'
 _ACTION_SPACE_FILE = 'action_space.json'
 _VOCABULARY_FILE = 'vocabulary.model'
+_PROMPT_FORMATS = ('palm_e', 'paligemma')
 
 # A dataset repeats its instructions; a server that is asked anything must not grow for ever.
 _REMEMBERED_INSTRUCTIONS = 65536
@@ -47,6 +48,8 @@ class Processor:
       model is asked for none. `targets_length` must hold plan, marker and action.
     history: frames of each camera that an action is decided on, the oldest first and all cameras of
       a time together; RT-2 has 1.
+    prompt_format: how images inside a prompt stand to its text: 'palm_e', or 'paligemma', where all
+      come first, then <bos>, text and a newline.
   """
 
   vocabulary: vocabulary_lib.Vocabulary
@@ -58,6 +61,7 @@ class Processor:
   image_tokens: int = 0
   plan_length: int = 0
   history: int = 1
+  prompt_format: str = 'palm_e'
 
   def __post_init__(self):
     for name, least in (
@@ -74,6 +78,15 @@ class Processor:
     if self.layout not in sequences.LAYOUTS:
       raise ValueError(
           f'processor: layout is {self.layout!r}; choose one of {sorted(sequences.LAYOUTS)}')
+    if self.prompt_format not in _PROMPT_FORMATS:
+      raise ValueError(
+          f'processor: prompt_format is {self.prompt_format!r}; choose one of {_PROMPT_FORMATS}')
+    vocabulary = self.vocabulary
+    if self.prompt_format == 'paligemma' and (
+        vocabulary.bos_id is None or not self._newline or vocabulary.unk_id in self._newline):
+      raise ValueError(
+          f'processor: vocabulary {vocabulary.model_file} lacks <bos> or a newline, between which '
+          "prompt_format 'paligemma' puts a prompt; use PaliGemma's, or 'palm_e'")
     grammar_lib.check_fits(self._action_grammar, self.targets_length)
     if self.plan_length:
       grammar_lib.check_fits(self._plan_grammar, self.targets_length)
@@ -287,6 +300,8 @@ class Processor:
           settings['image_tokens'],
           settings['plan_length'],
           settings['history'],
+          # Checkpoints from before there was another have none.
+          settings.get('prompt_format', 'palm_e'),
       )
       _check_unchanged(directory, 'vocabulary', settings['vocabulary'], vocabulary.fingerprint)
       _check_unchanged(directory, 'image code', settings['pixels'], images_lib.PIXELS)
@@ -311,6 +326,7 @@ class Processor:
         'image_tokens': self.image_tokens,
         'plan_length': self.plan_length,
         'history': self.history,
+        'prompt_format': self.prompt_format,
     }
 
   def _targets_of(self, bins_D: np.ndarray) -> np.ndarray:
@@ -360,7 +376,14 @@ class Processor:
 
   def _encode_prompt(self, text: str, cut: bool = False) -> np.ndarray:
     num_images = self.image_spec.num_images if self.image_tokens else 0
-    if num_images and prompts.IMAGE not in text:
+    images_first = self.prompt_format == 'paligemma'
+    if images_first and prompts.IMAGE in text:
+      raise ValueError(
+          f'prompt {text[:60]!r} marks places for images, which PaliGemma reads before all text; '
+          f'leave {prompts.IMAGE} out')
+    if images_first:
+      text = prompts.IMAGE * num_images + text
+    elif num_images and prompts.IMAGE not in text:
       text = prompts.given_images(text, num_images)
     # Without images in the text, a mark is text like any other.
     parts = text.split(prompts.IMAGE) if num_images else [text]
@@ -369,7 +392,10 @@ class Processor:
           f'prompt {text[:60]!r} marks {len(parts) - 1} images, the model takes {num_images}; '
           f'write {prompts.IMAGE} once for each')
     encoded = [self.vocabulary.encode(part) for part in parts]
-    excess = sum(map(len, encoded)) - self.inputs_length
+    end = self._newline if images_first else []
+    if images_first:
+      encoded[-1].insert(0, self.vocabulary.bos_id)
+    excess = sum(map(len, encoded)) + len(end) - self.inputs_length
     if excess > 0 and not cut:
       raise ValueError(
           f'the prompt {text[:60]!r} takes {excess + self.inputs_length} tokens, inputs_length is '
@@ -380,7 +406,11 @@ class Processor:
     ids = encoded[0]
     for part in encoded[1:]:
       ids = [*ids, *image, *part]
-    return np.array(ids, np.int32)
+    return np.array([*ids, *end], np.int32)
+
+  @functools.cached_property
+  def _newline(self) -> list[int]:
+    return self.vocabulary.encode('\n')
 
   @functools.cached_property
   def _action_grammar(self) -> grammar_lib.Grammar:

@@ -3,7 +3,7 @@
 RT-2 says actions with tokens that the language model already has: PaLI-X with the tokens of the
 integers themselves, PaLM-E with its 256 least frequent ones, whose meaning is overwritten
 (RT-2, section 3.2). Overwritten tokens do not survive a trip through text, so action integers
-go to ids and back by table.
+go to ids and back by table. Gemma's models have pieces to spare, which are told by their names.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,10 +39,11 @@ class Vocabulary:
 
   Attributes:
     model_file: where the model was read from.
-    action_tokens: 'integers' or 'least_frequent'.
+    action_tokens: 'integers', 'least_frequent', or the form of the pieces' names.
     vocab_size: number of ids.
     pad_id, eos_id: 0 and 1, as T5 has them.
     unk_id: what text becomes that the model cannot write.
+    bos_id: what texts begin with that a model of this vocabulary reads; None if it has no such.
     action_ids_256: int32 [256]; integer -> token id.
     fingerprint: sha256 over the model, the scheme and the action ids.
   """
@@ -60,7 +61,8 @@ class Vocabulary:
 
     Args:
       model_file: a SentencePiece model with pad 0 and eos 1.
-      action_tokens: 'integers' (PaLI-X) or 'least_frequent' (PaLM-E).
+      action_tokens: 'integers' (PaLI-X), 'least_frequent' (PaLM-E), or a form with a field for the
+        integer, such as '<loc{:04d}>' (PaliGemma) or '<unused{}>' (Gemma 3).
       action_ids: the 256 ids of 'least_frequent', when they were chosen before: by
         `least_frequent` from counts, or by the run that a checkpoint comes from.
 
@@ -75,22 +77,27 @@ class Vocabulary:
     self._model = _load(self.model_bytes, self.model_file)
     self.vocab_size = self._model.get_piece_size()
     self.unk_id = self._model.unk_id()
+    self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else None
     if (self._model.pad_id(), self._model.eos_id()) != (self.pad_id, self.eos_id):
       raise ValueError(
           f'vocabulary {self.model_file}: pad is {self._model.pad_id()} and eos '
           f'{self._model.eos_id()}; they must be 0 and 1: train the model with pad_id=0, eos_id=1')
+    if action_ids is not None and action_tokens != 'least_frequent':
+      raise ValueError("action_ids go with action_tokens='least_frequent' only")
     if action_tokens == 'integers':
-      if action_ids is not None:
-        raise ValueError("action_ids go with action_tokens='least_frequent' only")
       self.action_ids_256 = self._integer_ids()
     elif action_tokens == 'least_frequent':
       if action_ids is None:
         action_ids = least_frequent(self.model_file)
       self.action_ids_256 = np.asarray(action_ids, np.int32)
       self._check_overwritten()
+    elif '{' in action_tokens:
+      self.action_ids_256 = self._named_ids(action_tokens)
+      self._check_overwritten()
     else:
       raise ValueError(
-          f"action_tokens is {action_tokens!r}; it must be 'integers' or 'least_frequent'")
+          f"action_tokens is {action_tokens!r}; it must be 'integers', 'least_frequent' or a form "
+          "such as '<loc{:04d}>'")
     self.action_ids_256.setflags(write=False)
     self._integer_of = {int(id_): i for i, id_ in enumerate(self.action_ids_256)}
     self.fingerprint = hashlib.sha256(
@@ -167,7 +174,7 @@ class Vocabulary:
     """
     ids = self._answer(ids)
     integers = [self._integer_of.get(id_) for id_ in ids]
-    if None not in integers and self.action_tokens == 'least_frequent':
+    if None not in integers and self.action_tokens != 'integers':
       return integers
     # Under 'integers' an action token may also begin a longer number (1234 is '123' + '4').
     words = self.decode(ids).split()
@@ -224,6 +231,17 @@ class Vocabulary:
       logging.warning(
           'vocabulary %s: %d of the integers 256..999 are not one piece (first: %d); actions do '
           'not need them, detection answers will be longer', self.model_file, len(split), split[0])
+    return np.array(ids, np.int32)
+
+  def _named_ids(self, form: str) -> np.ndarray:
+    ids = []
+    for integer in range(NUM_ACTION_TOKENS):
+      name = form.format(integer)
+      ids.append(self._model.piece_to_id(name))
+      if ids[-1] == self.unk_id:
+        raise ValueError(
+            f'vocabulary {self.model_file} has no piece {name}, which action_tokens={form!r} '
+            "needs; use a model that has them, or action_tokens='least_frequent'")
     return np.array(ids, np.int32)
 
   def _check_overwritten(self):

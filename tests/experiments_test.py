@@ -9,6 +9,7 @@ import seqio
 
 from rt2_train import gin_files
 from rt2_train.models import pali_x
+from rt2_train.models import paligemma
 from rt2_train.models import palm_e
 from rt2_train.training import adafactor
 from rt2_train.training import schedules
@@ -51,6 +52,21 @@ def test_a_recipe_has_the_papers_numbers(
   assert module.config.vocab_size == vocab_size
   assert module.config.dropout_rate == macro('DROPOUT_RATE') == 0.1
   assert module.vit_config.image_height == 224
+  gin.clear_config()
+
+
+def test_paligemma_is_tuned_at_its_own_resolution_and_vocabulary_whatever_the_data(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  gin.clear_config()
+  gin_files.parse(
+      ['gin/data/my_robot.gin', 'gin/experiments/paligemma_3b.gin'],
+      ["MODEL_DIR = 'run'", "INITIAL_CHECKPOINT_PATH = 'paligemma'"])
+  module = gin.get_configurable(paligemma.Network)()
+  assert (module.config.vocab_size, module.config.width) == (257_152, 2048)
+  assert module.vit_config.num_tokens == macro('IMAGE_TOKENS') == 256
+  assert gin.query_parameter('rt2_train.processor.Processor.prompt_format') == 'paligemma'
+  assert gin.query_parameter('rt2_train.vocabulary.Vocabulary.action_tokens') == '<loc{:04d}>'
+  assert macro('LEARNING_RATE') == 1e-5
   gin.clear_config()
 
 

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 import numpy as np
 import PIL.Image
 import pytest
+import sentencepiece
 
 from rt2_train import actions
 from rt2_train import images
 from rt2_train import processor as processor_lib
 from rt2_train import prompts
+from rt2_train import sequences
 from rt2_train import vocabulary as vocabulary_lib
 
 EOS = 1
@@ -297,3 +299,51 @@ def test_the_files_are_plain_json(tmp_path, processor):
   settings = json.loads((directory / 'processor.json').read_text())
   assert settings['action_ids'] == processor.vocabulary.action_ids_256.tolist()
   assert settings['image_spec']['num_images'] == 2
+
+
+@pytest.fixture(scope='module')
+def paligemma(tmp_path_factory) -> processor_lib.Processor:
+  """With a model as Gemma's: byte-pair pieces, <bos> 2, no dummy prefix, a piece for the newline."""
+  file = tmp_path_factory.mktemp('gemma') / 'gemma.model'
+  texts = [prompts.robot(f'pick {a} near {b}') for a in 'abcdefgh' for b in 'ijklmnop']
+  with open(file, 'wb') as out:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=out, model_type='bpe', vocab_size=400,
+        hard_vocab_limit=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3, add_dummy_prefix=False,
+        normalization_rule_name='identity', remove_extra_whitespaces=False, minloglevel=2,
+        user_defined_symbols=['\n', *(f'<loc{i:04d}>' for i in range(256))])
+  return processor_lib.Processor(
+      vocabulary_lib.Vocabulary(str(file), '<loc{:04d}>'), actions.RT2,
+      images.ImageSpec(32, 48, num_images=2), inputs_length=24, targets_length=9,
+      layout='decoder_only', image_tokens=3, prompt_format='paligemma')
+
+
+def test_paligemma_reads_images_then_bos_text_and_newline(paligemma):
+  vocabulary, text = paligemma.vocabulary, prompts.robot('pick a')
+  ids = paligemma.robot_inputs('pick a').tolist()
+  assert ids == [sequences.IMAGE_TOKEN_ID] * 6 + [2, *vocabulary.encode(text + '\n')]
+  assert vocabulary.decode(ids[7:]) == text + '\n'
+
+
+def test_a_text_is_cut_before_the_newline(paligemma):
+  ids = paligemma.text_inputs('pick a near i ' * 20).tolist()
+  assert len(ids) == paligemma.prompt_length
+  assert ids[-1:] == paligemma.vocabulary.encode('\n')
+
+
+def test_paligemma_takes_no_images_inside_its_text(paligemma):
+  with pytest.raises(ValueError, match='before all text; leave <img> out'):
+    paligemma.text_inputs('is <img> like <img>?')
+
+
+def test_paligemmas_prompts_need_bos_and_newline(paligemma, model_file):
+  with pytest.raises(ValueError, match='lacks <bos> or a newline'):
+    dataclasses.replace(paligemma, vocabulary=vocabulary_lib.Vocabulary(model_file))
+
+
+def test_the_prompt_format_is_kept_on_disk(paligemma, tmp_path):
+  paligemma.save(str(tmp_path))
+  loaded = processor_lib.Processor.load(str(tmp_path))
+  assert loaded == paligemma
+  values = actions.RT2.decode(np.array([1, 128, 91, 241, 5, 101, 127, 217]))
+  np.testing.assert_array_equal(loaded.action_targets(values), paligemma.action_targets(values))

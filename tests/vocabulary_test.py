@@ -307,3 +307,32 @@ def test_the_fingerprint_tells_models_and_schemes_apart(model_file, plain_file):
   }
   assert len(prints) == 3
   assert vocabulary_lib.Vocabulary(model_file) == vocabulary_lib.Vocabulary(model_file)
+
+
+def gemma_like(directory, form: str) -> str:
+  """Byte-pair pieces, <bos>, no dummy prefix, and 256 named pieces to spare."""
+  return trained(
+      directory, 'gemma', model_type='bpe', bos_id=2, unk_id=3, add_dummy_prefix=False,
+      normalization_rule_name='identity', remove_extra_whitespaces=False,
+      user_defined_symbols=['\n', *(form.format(i) for i in range(256))])
+
+
+@pytest.mark.parametrize('form', ['<loc{:04d}>', '<unused{}>'])
+def test_actions_are_pieces_told_by_the_form_of_their_names(tmp_path, form):
+  vocabulary = vocabulary_lib.Vocabulary(gemma_like(tmp_path, form), form)
+  ids = vocabulary.encode_integers([0, 7, 255])
+  model = sentencepiece.SentencePieceProcessor(vocabulary.model_file)
+  assert [model.id_to_piece(id_) for id_ in ids] == [form.format(i) for i in (0, 7, 255)]
+  assert vocabulary.decode_integers([*ids, vocabulary.eos_id]) == [0, 7, 255]
+  assert vocabulary.decode(ids) == '0 7 255'
+  assert vocabulary.encode('dodi') == model.encode('dodi')
+  assert vocabulary.bos_id == 2
+
+
+def test_a_model_without_pieces_of_such_names_is_refused_by_the_first(plain_file):
+  with pytest.raises(ValueError, match='no piece <loc0000>'):
+    vocabulary_lib.Vocabulary(plain_file, '<loc{:04d}>')
+
+
+def test_a_model_without_a_start_has_no_bos(ours):
+  assert ours.bos_id is None

@@ -22,6 +22,8 @@ import zlib
 from absl import app
 import numpy as np
 
+from tools import parity_gemma
+
 _FIXTURES = pathlib.Path(__file__).parents[1] / 'tests/convert/fixtures'
 
 _SIDE, _PATCH, _IMAGES, _ROWS = 16, 4, 2, 3
@@ -92,6 +94,7 @@ CASES: dict[str, Case] = {
     'ul2_siglip2': encoder_decoder('T5', 'Siglip2', tied=True, activation='silu'),
     'mt5_vit': encoder_decoder('MT5', 'ViT', tied=False),
     'umt5_siglip': encoder_decoder('UMT5', 'Siglip', tied=False),
+    **parity_gemma.cases(lambda *args: loaded(*args)),
 }
 
 
@@ -115,6 +118,9 @@ def random_weights(shapes: dict[str, Sequence[int]], rng) -> dict[str, np.ndarra
     centre = float('norm' in name and name.endswith('weight'))
     table = 'embed' in name or name == 'shared.weight'
     spread = 0.3 if len(shape) < 2 else 1.0 if table else np.prod(shape[1:]) ** -0.5
+    if 'embed_tokens' in name:
+      # Gemma's, which it multiplies and has for output layer: a wide one repeats what it reads.
+      spread = 0.1
     weights[name] = (centre + spread * rng.normal(size=shape)).astype(np.float32)
   return weights
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rt2_train.convert import big_vision
+from rt2_train.convert import gemma
 from rt2_train.convert import mapping
 from rt2_train.convert import siglip
 from rt2_train.convert import sources
@@ -16,6 +17,8 @@ HUGGING_FACE: dict[str, Rules] = {
     't5': t5.hugging_face,
     'mt5': t5.hugging_face,
     'umt5': t5.hugging_face,
+    'paligemma': gemma.paligemma,
+    't5gemma2': gemma.t5gemma2,
     'siglip': siglip.siglip,
     'siglip_vision_model': siglip.siglip,
     'siglip2': siglip.siglip,

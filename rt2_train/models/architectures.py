@@ -5,14 +5,19 @@ from typing import Any
 
 from rt2_train.models import decoder_only
 from rt2_train.models import encoder_decoder
+from rt2_train.models import gemma
 from rt2_train.models import pali_x
+from rt2_train.models import paligemma
 from rt2_train.models import palm_e
+from rt2_train.models import t5gemma
 from rt2_train.models import vit
 from rt2_train.models import vlm
 
 _MODELS = {
     'PaLIX': (pali_x.PaLIX, pali_x.Network, encoder_decoder.EncoderDecoderConfig),
     'PaLME': (palm_e.PaLME, palm_e.Network, decoder_only.DecoderOnlyConfig),
+    'PaliGemma': (paligemma.PaliGemma, paligemma.Network, gemma.GemmaConfig),
+    'T5Gemma': (t5gemma.T5Gemma, t5gemma.Network, t5gemma.T5GemmaConfig),
 }
 
 

@@ -4,8 +4,8 @@ Scores and softmax are float32. In decoding, self-attention keeps its keys and v
 collection `cache` (leaf names and shapes of T5X: `cached_key`, `cached_value` [B, H, D, L] and
 `cache_index`), cross-attention keeps those of the encoder output in `cross`, computed once.
 
-Shape suffixes: B batch, Q queries, K keys, L cache length, E embed, H heads, G heads of keys and
-values, R query heads per such head, D head_dim.
+Shape suffixes: B batch, Q queries, K keys, M memory length, L cache length, E embed, H heads, G
+heads of keys and values, R query heads per such head, D head_dim, F rotary frequencies (D / 2).
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ class Attention(nn.Module):
     kv_heads: heads of keys and values, each read by an equal group of query heads; None is one
       per query head, 1 is multi-query attention.
     scale: factor on the scores; T5 has none and folds it into the initial query kernel.
-    qk_norm: kind of the scale-only norm on queries and keys per head (ViT-22B), or None.
-    rope_wavelength: longest wavelength of rotary positions, over 2 pi; None has none.
+    softcap: bound that the scores approach smoothly (Gemma 2, see layers.softcap), or None.
+    qk_norm: kind of the scale-only norm on queries and keys per head (ViT-22B, Gemma 3), or None.
     embed_axis: logical name of the outer width.
     qkv_bias, out_bias: biases of the projections.
     cache: 'none', 'self' (the call that creates the cache may fill it with a prompt, later ones
@@ -48,8 +48,8 @@ class Attention(nn.Module):
   head_dim: int
   kv_heads: int | None = None
   scale: float = 1.0
+  softcap: float | None = None
   qk_norm: str | None = None
-  rope_wavelength: float | None = None
   embed_axis: str = 'embed'
   qkv_bias: bool = False
   out_bias: bool = False
@@ -69,6 +69,9 @@ class Attention(nn.Module):
       bias_1xHxQxK: jax.Array | None = None,
       mask_Bx1xQxK: jax.Array | None = None,
       position_BxQ: jax.Array | None = None,
+      frequency_F: jax.Array | None = None,
+      memory_BxMxE: jax.Array | None = None,
+      memory_mask_Bx1xQxM: jax.Array | None = None,
   ) -> jax.Array:
     """Returns [B, Q, E].
 
@@ -79,21 +82,28 @@ class Attention(nn.Module):
       mask_Bx1xQxK: bool, True where a query sees a key; may broadcast. With a self cache that holds
         a prompt, K is the cache's length and the tokens to come are hidden here.
       position_BxQ: int32, of rotary positions.
+      frequency_F: of rotary positions (see `frequencies`); None has none.
+      memory_BxMxE: what is asked as well, under the same softmax and with the same projections, but
+        without positions: T5Gemma 2's merged attention. With a self cache, the keys and values of
+        the first call are kept as those of cross-attention are.
+      memory_mask_Bx1xQxM: the mask of the memory; may broadcast.
     """
-    query_BxQxHxD = self._project('query', x_BxQxE, position_BxQ)
-    if self.cache == 'cross' and self.has_variable('cross', 'cached_key'):
-      key_BxGxDxK = self.get_variable('cross', 'cached_key')
-      value_BxGxDxK = self.get_variable('cross', 'cached_value')
+    query, key, value = map(self._projection, ('query', 'key', 'value'))
+    query_BxQxHxD = query(x_BxQxE, position_BxQ, frequency_F)
+    if self.cache == 'cross':
+      key_BxGxDxK, value_BxGxDxK = self._once(key, value, kv_BxKxE)
     else:
-      key_BxGxDxK = self._project('key', kv_BxKxE, position_BxQ).transpose(0, 2, 3, 1)
-      value_BxGxDxK = self._project('value', kv_BxKxE).transpose(0, 2, 3, 1)
-      if self.cache == 'cross':
-        self.put_variable('cross', 'cached_key', key_BxGxDxK)
-        self.put_variable('cross', 'cached_value', value_BxGxDxK)
+      key_BxGxDxK = key(kv_BxKxE, position_BxQ, frequency_F).transpose(0, 2, 3, 1)
+      value_BxGxDxK = value(kv_BxKxE).transpose(0, 2, 3, 1)
     if self.cache == 'self':
       key_BxGxDxK, value_BxGxDxK, bias_1xHxQxK, mask_Bx1xQxK = self._append(
           key_BxGxDxK, value_BxGxDxK, bias_1xHxQxK, mask_Bx1xQxK
       )
+    if memory_BxMxE is not None:
+      mask_Bx1xQxK = _beside(mask_Bx1xQxK, memory_mask_Bx1xQxM)
+      key_BxGxDxK, value_BxGxDxK = (
+          jnp.concatenate(both, axis=-1) for both in zip(
+              (key_BxGxDxK, value_BxGxDxK), self._once(key, value, memory_BxMxE)))
 
     groups = self.kv_heads or self.heads
     query_BxQxGxRxD = query_BxQxHxD.reshape(*query_BxQxHxD.shape[:2], groups, -1, self.head_dim)
@@ -104,6 +114,7 @@ class Attention(nn.Module):
     scores_BxHxQxK = scores_BxGxRxQxK.reshape(b, self.heads, q, k)
     if self.scale != 1.0:
       scores_BxHxQxK = scores_BxHxQxK * self.scale
+    scores_BxHxQxK = layers.softcap(scores_BxHxQxK, self.softcap)
     if bias_1xHxQxK is not None:
       scores_BxHxQxK = scores_BxHxQxK + bias_1xHxQxK
     if mask_Bx1xQxK is not None:
@@ -119,26 +130,43 @@ class Attention(nn.Module):
         kernel_init=self.kernel_init, dtype=self.dtype, name='out',
     )(y_BxQxHxD)
 
-  def _project(
-      self, name: str, x_BxLxE: jax.Array, position_BxL: jax.Array | None = None
-  ) -> jax.Array:
+  def _projection(self, name: str) -> Callable[..., jax.Array]:
+    """'query', 'key' or 'value': maps [B, L, E] to [B, L, H, D], for any sequence that it reads."""
     kernel_init = self.kernel_init
     if name == 'query' and self.query_init is not None:
       kernel_init = self.query_init
     heads, axis = self.heads, 'heads'
     if name != 'query' and self.kv_heads not in (None, self.heads):
       heads, axis = self.kv_heads, 'kv_heads'
-    y_BxLxHxD = layers.Dense(
+    dense = layers.Dense(
         (heads, self.head_dim), (self.embed_axis, axis, 'kv'), use_bias=self.qkv_bias,
         kernel_init=kernel_init, dtype=self.dtype, name=name,
-    )(x_BxLxE)
-    y_BxLxHxD = layers.constrain(y_BxLxHxD, ('batch', 'length', axis, 'kv'))
-    y_BxLxHxD = checkpoint_name(y_BxLxHxD, 'qkv')
+    )
+    norm = None
     if self.qk_norm and name != 'value':
-      y_BxLxHxD = layers.Norm('kv', self.qk_norm, dtype=self.dtype, name=f'{name}_norm')(y_BxLxHxD)
-    if self.rope_wavelength and name != 'value':
-      y_BxLxHxD = rotate(y_BxLxHxD, position_BxL, self.rope_wavelength)
-    return y_BxLxHxD
+      norm = layers.Norm('kv', self.qk_norm, dtype=self.dtype, name=f'{name}_norm')
+
+    def project(x_BxLxE, position_BxL=None, frequency_F=None):
+      y_BxLxHxD = layers.constrain(dense(x_BxLxE), ('batch', 'length', axis, 'kv'))
+      y_BxLxHxD = checkpoint_name(y_BxLxHxD, 'qkv')
+      if norm is not None:
+        y_BxLxHxD = norm(y_BxLxHxD)
+      if frequency_F is not None:
+        y_BxLxHxD = rotate(y_BxLxHxD, position_BxL, frequency_F)
+      return y_BxLxHxD
+
+    return project
+
+  def _once(self, key, value, kv_BxMxE):
+    """Keys and values [B, G, D, M]; with a cache, those of the call that created it."""
+    if self.has_variable('cross', 'cached_key'):
+      return self.get_variable('cross', 'cached_key'), self.get_variable('cross', 'cached_value')
+    key_BxGxDxM = key(kv_BxMxE).transpose(0, 2, 3, 1)
+    value_BxGxDxM = value(kv_BxMxE).transpose(0, 2, 3, 1)
+    if self.cache != 'none':
+      self.put_variable('cross', 'cached_key', key_BxGxDxM)
+      self.put_variable('cross', 'cached_value', value_BxGxDxM)
+    return key_BxGxDxM, value_BxGxDxM
 
   def _append(self, key_BxGxDxQ, value_BxGxDxQ, bias_1xHxLxL, mask_Bx1xQxL):
     """Writes tokens into the cache; returns what they attend to, with its bias and mask."""
@@ -164,15 +192,28 @@ class Attention(nn.Module):
     return key.value, value.value, bias_1xHxLxL, seen_Bx1x1xL
 
 
-def rotate(x_BxLxHxD: jax.Array, position_BxL: jax.Array, wavelength: float) -> jax.Array:
-  """Rotary positions (Su et al. 2021): turns element i of each half with its fellow.
+def _beside(mask_Bx1xQxK: jax.Array, memory_mask_Bx1xQxM: jax.Array) -> jax.Array:
+  """The mask over keys, then memory; each may have an axis of 1 where the other does not."""
+  shape = jnp.broadcast_shapes(mask_Bx1xQxK.shape[:3], memory_mask_Bx1xQxM.shape[:3])
+  return jnp.concatenate([
+      jnp.broadcast_to(mask, (*shape, mask.shape[3]))
+      for mask in (mask_Bx1xQxK, memory_mask_Bx1xQxM)
+  ], axis=3)
 
-  The angle is position / wavelength ** (2 i / D); computed in float32.
+
+def frequencies(wavelength: float, head_dim: int) -> np.ndarray:
+  """Radians per position that each pair of a head turns by, float32 [F]: wavelength ** -(2 i / D).
+
+  The longest wavelength, in positions, is `wavelength` times 2 pi.
   """
-  half = x_BxLxHxD.shape[-1] // 2
-  frequency_D = wavelength ** -(np.arange(half, dtype=np.float32) / half)
-  angle_BxLx1xD = position_BxL[..., None, None].astype(jnp.float32) * frequency_D
-  cos, sin = jnp.cos(angle_BxLx1xD), jnp.sin(angle_BxLx1xD)
+  half = head_dim // 2
+  return wavelength ** -(np.arange(half, dtype=np.float32) / half)
+
+
+def rotate(x_BxLxHxD: jax.Array, position_BxL: jax.Array, frequency_F: jax.Array) -> jax.Array:
+  """Rotary positions (Su et al. 2021): turns element i of each half with its fellow, in float32."""
+  angle_BxLx1xF = position_BxL[..., None, None].astype(jnp.float32) * frequency_F
+  cos, sin = jnp.cos(angle_BxLx1xF), jnp.sin(angle_BxLx1xF)
   first, second = jnp.split(x_BxLxHxD.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
   return turned.astype(x_BxLxHxD.dtype)

@@ -114,8 +114,8 @@ class DecoderLayer(nn.Module):
         dropout_rate=config.dropout_rate, deterministic=self.deterministic, dtype=config.dtype)
     attend = attention.Attention(
         config.heads, config.head_dim, kv_heads=config.kv_heads, scale=config.head_dim ** -0.5,
-        rope_wavelength=config.rope_wavelength, cache='self' if self.cache_length else 'none',
-        cache_length=self.cache_length, name='self_attention', **shared,
+        cache='self' if self.cache_length else 'none', cache_length=self.cache_length,
+        name='self_attention', **shared,
     )
     mlp = layers.Mlp(config.mlp_dim, config.activations, name='mlp', **shared)
     norm = functools.partial(layers.Norm, kind=config.norm, dtype=config.dtype)
@@ -123,7 +123,8 @@ class DecoderLayer(nn.Module):
 
     x_BxSxE = layers.constrain(x_BxSxE, ('batch', 'length', 'embed'))
     y_BxSxE = norm(name='pre_self_attention_layer_norm')(x_BxSxE)
-    attended_BxSxE = attend(y_BxSxE, y_BxSxE, None, mask_Bx1xSxK, position_BxS)
+    frequency_F = attention.frequencies(config.rope_wavelength, config.head_dim)
+    attended_BxSxE = attend(y_BxSxE, y_BxSxE, None, mask_Bx1xSxK, position_BxS, frequency_F)
     if config.parallel:
       return x_BxSxE + drop()(attended_BxSxE + mlp(y_BxSxE)), None
     x_BxSxE = x_BxSxE + drop()(attended_BxSxE)

@@ -88,7 +88,8 @@ class Norm(nn.Module):
 
   Attributes:
     axis: logical name of the normalised axis.
-    kind: 'rmsnorm' or 'layernorm'.
+    kind: 'rmsnorm', 'layernorm', or 'zero_centered_rmsnorm', whose scale is 1 + the parameter
+      (Gemma).
     use_bias: adds a bias after the scale.
   """
 
@@ -104,8 +105,10 @@ class Norm(nn.Module):
     if self.kind == 'layernorm':
       y = y - jnp.mean(y, axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6)
-    scale = param_with_axes('scale', nn.initializers.ones, features, jnp.float32, axes=(self.axis,))
-    y = y * scale
+    zero_centered = self.kind == 'zero_centered_rmsnorm'
+    init = nn.initializers.zeros if zero_centered else nn.initializers.ones
+    scale = param_with_axes('scale', init, features, jnp.float32, axes=(self.axis,))
+    y = y * (1.0 + scale if zero_centered else scale)
     if self.use_bias:
       y = y + param_with_axes(
           'bias', nn.initializers.zeros, features, jnp.float32, axes=(self.axis,)
@@ -114,21 +117,28 @@ class Norm(nn.Module):
 
 
 class Embed(nn.Module):
-  """Token table: ids int32 [B, L] -> [B, L, E], and back to logits when tied."""
+  """Token table: ids int32 [B, L] -> [B, L, E], and back to logits when tied.
+
+  Attributes:
+    scale: factor on the vectors, which start with deviation 1, but not on the way back (Gemma:
+      the root of the width, rounded to `dtype`).
+  """
 
   vocab_size: int
   width: int
+  scale: float = 1.0
   dtype: Any = jnp.float32
 
   def setup(self):
     self.embedding = param_with_axes(
-        'embedding', nn.initializers.normal(1.0), (self.vocab_size, self.width), jnp.float32,
-        axes=('vocab', 'embed'), module=self,
+        'embedding', nn.initializers.normal(1.0 / self.scale), (self.vocab_size, self.width),
+        jnp.float32, axes=('vocab', 'embed'), module=self,
     )
 
   def __call__(self, ids_BxL: jax.Array) -> jax.Array:
     # Rows are cast after the lookup: a cast of the whole table would read all of it each step.
-    return jnp.take(self.embedding, ids_BxL, axis=0).astype(self.dtype)
+    x_BxLxE = jnp.take(self.embedding, ids_BxL, axis=0).astype(self.dtype)
+    return x_BxLxE if self.scale == 1.0 else x_BxLxE * jnp.asarray(self.scale, self.dtype)
 
   def logits(self, x_BxLxE: jax.Array) -> jax.Array:
     """Scores of every token, float32 [B, L, V]."""
@@ -191,6 +201,11 @@ def logits(config: Any, token_embedder: Embed, x_BxLxE: jax.Array) -> jax.Array:
   if scale != 1.0:
     logits_BxLxV = logits_BxLxV * scale
   return constrain(logits_BxLxV, ('batch', 'length', 'vocab'))
+
+
+def softcap(x: jax.Array, bound: float | None) -> jax.Array:
+  """`x` squeezed smoothly between -bound and bound (Gemma 2); as it is when None."""
+  return x if bound is None else bound * jnp.tanh(x / bound)
 
 
 def check_activations(names: Sequence[str]) -> None:

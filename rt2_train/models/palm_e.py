@@ -21,6 +21,9 @@ from rt2_train.models import layers
 from rt2_train.models import vit
 from rt2_train.models import vlm
 
+# Of places in the caches that nobody may see; no token's position reaches it.
+_NEVER = 2**30
+
 
 class PaLME(vlm.VisionLanguageModel):
   """A ViT and a decoder; `module` is a `Network`."""
@@ -66,14 +69,14 @@ class PaLME(vlm.VisionLanguageModel):
       longest = self.processor.prompt_length + 1
       prefix_BxP, tokens_BxP = prefix_BxP[:, :longest], tokens_BxP[:, :longest]
     module = self.module.clone(cache_length=tokens_BxP.shape[1] + length)
-    (logits_BxV, position_B, valid_BxL), created = module.apply(
+    (logits_BxV, position_B, place_BxL), created = module.apply(
         {'params': params}, tokens_BxP * prefix_BxP, prefix_BxP, *images, method='prefill',
         mutable=['cache'])
 
     def next_logits(token_B, cache):
       cache, position_B = cache
       logits_BxV, changed = module.apply(
-          {'params': params, 'cache': cache}, token_B, position_B, valid_BxL, method='extend',
+          {'params': params, 'cache': cache}, token_B, position_B, place_BxL, method='extend',
           mutable=['cache'])
       return logits_BxV, (changed['cache'], position_B + 1)
 
@@ -151,7 +154,7 @@ class Network(nn.Module):
 
     Returns:
       The logits of each row's first answer token [B, V], the position int32 [B] of the token after
-      that prompt, and which places of the caches may be seen, bool [B, L].
+      that prompt, and the position that each place of the caches has or will have, int32 [B, L].
     """
     x_BxPxE, seen_BxP = self._embed(tokens_BxP, images_BxnxHxWx3, image_mask_Bxn)
     length = tokens_BxP.shape[1]
@@ -160,17 +163,17 @@ class Network(nn.Module):
     position_B = jnp.sum(prefix_BxP, axis=1)
     logits_Bx1xV = self.logits(_take(x_BxPxE, position_B[:, None] - 1))
     # Answers follow the longest prompt in the caches; shorter ones leave a gap that nobody sees.
-    valid_BxL = jnp.pad(
-        seen_BxP & (prefix_BxP > 0), ((0, 0), (0, self.cache_length - length)),
-        constant_values=True)
-    return logits_Bx1xV[:, 0], position_B, valid_BxL
+    place_BxP = jnp.where(seen_BxP & (prefix_BxP > 0), jnp.arange(length), _NEVER)
+    place_BxT = position_B[:, None] + jnp.arange(self.cache_length - length)
+    return logits_Bx1xV[:, 0], position_B, jnp.concatenate([place_BxP, place_BxT], axis=1)
 
   def extend(
-      self, token_B: jax.Array, position_B: jax.Array, valid_BxL: jax.Array
+      self, token_B: jax.Array, position_B: jax.Array, place_BxL: jax.Array
   ) -> jax.Array:
     """The logits [B, V] that follow one more token of each row."""
     x_Bx1xE = self.token_embedder(token_B[:, None])
-    x_Bx1xE = self.decoder(x_Bx1xE, valid_BxL[:, None, None], position_B[:, None])
+    x_Bx1xE = self.decoder(
+        x_Bx1xE, self._answer_mask(position_B, place_BxL), position_B[:, None])
     return self.logits(x_Bx1xE)[:, 0]
 
   def _embed(self, tokens_BxS, images_BxnxHxWx3, image_mask_Bxn):
@@ -194,6 +197,9 @@ class Network(nn.Module):
       # Queries behind the prompt see it all in any case.
       sees_Bx1xSxS = sees_Bx1xSxS | (prefix_BxS > 0)[:, None, None]
     return sees_Bx1xSxS & seen_BxS[:, None, None]
+
+  def _answer_mask(self, position_B, place_BxL):
+    return (place_BxL <= position_B[:, None])[:, None, None]
 
 
 def _take(x_BxSx: jax.Array, index_BxT: jax.Array | None) -> jax.Array:

@@ -245,11 +245,12 @@ class VisionLanguageModel(abc.ABC):
 
   def architecture(self) -> dict[str, Any]:
     """What `architectures.from_json` rebuilds this model from, ready for JSON."""
-    config = dataclasses.asdict(self.module.config)
+    language = dataclasses.asdict(self.module.config)
     return {
         'model': type(self).__name__,
         'vit': dataclasses.asdict(self.module.vit_config),
-        'language': config | {'activations': list(config['activations'])},
+        # JSON has no tuples.
+        'language': {k: list(v) if isinstance(v, tuple) else v for k, v in language.items()},
         'projection_bias': self.module.projection_bias,
         'z_loss': self._z_loss,
         'label_smoothing': self._label_smoothing,

@@ -196,9 +196,10 @@ def test_the_loss_counts_nothing_of_the_prompt_and_images_change_only_their_rows
 def test_scores_under_rotary_positions_depend_on_the_distance_alone():
   rng = np.random.default_rng(0)
   query, key = rng.standard_normal((2, 1, 1, 1, 8)).astype(np.float32)
+  frequency = attention.frequencies(100.0, 8)
   score = lambda q, k: float(np.sum(
-      attention.rotate(query, np.array([[q]]), 100.0) *
-      attention.rotate(key, np.array([[k]]), 100.0)))
+      attention.rotate(query, np.array([[q]]), frequency) *
+      attention.rotate(key, np.array([[k]]), frequency)))
   assert score(3, 1) == pytest.approx(score(12, 10), rel=1e-4)
   assert score(3, 1) != pytest.approx(score(3, 2), rel=1e-2)
 

@@ -16,6 +16,12 @@ SIZES = {
     'pali_3b': 5_076_572_544,
     'pali_3b_original': 3_074_058_624,
     'palm_e_12b': 12_444_774_656,
+    'paligemma_3b': 2_923_335_408,
+    'paligemma2_3b': 3_032_094_960,
+    'paligemma_10b': 9_662_409_456,
+    't5gemma2_270m': 786_029_296,
+    't5gemma2_1b': 2_115_977_456,
+    't5gemma2_4b': 7_508_928_880,
     'pali_x_100m': 104_403_968,
     'palm_e_100m': 100_480_896,
     'siglip2_umt5_1b': 1_005_371_376,
@@ -78,7 +84,7 @@ def test_every_model_file_is_counted_or_a_part_of_one():
 
 def test_palm_e_says_how_many_tokens_an_image_takes():
   for name in SIZES:
-    if 'palm_e' in name:
+    if 'palm_e' in name or 'paligemma' in name:
       network = model(name)
       assert gin.query_parameter('IMAGE_TOKENS/gin.macro.value') == network.image_tokens
       gin.clear_config()
