@@ -55,7 +55,7 @@ _INPUTS_LENGTH = flags.DEFINE_integer(
 _TARGETS_LENGTH = flags.DEFINE_integer(
     'targets_length', 64, 'Target tokens of train_mfu and pytorch.', lower_bound=1)
 _REMAT = flags.DEFINE_enum(
-    'remat', None, ['none', 'full', 'dots', 'names'],
+    'remat', None, ['none', 'full', 'dots', 'names', 'names_mlp'],
     "Remat policy of train_mfu; 'dots', or 'none' on a CPU. Any but 'none' is full for pytorch.")
 _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', 'runs/demo/cofinetune', 'What serve serves: a run, or one of its checkpoints.')

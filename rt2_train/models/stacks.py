@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# 'qkv' and 'attn' are the names that Attention gives to its projections and its result.
+# 'qkv' and 'attn' are the names that Attention gives to its projections and its result, 'mlp' that
+# of what the activation of an ungated MLP reads: one product saves another there, in a gated MLP it
+# takes twice the memory.
 _POLICIES = {
     'full': jax.checkpoint_policies.nothing_saveable,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'names_mlp': jax.checkpoint_policies.save_only_these_names('qkv', 'attn', 'mlp'),
     'names': jax.checkpoint_policies.save_only_these_names('qkv', 'attn'),
 }
 REMAT_POLICIES = ('none', *_POLICIES)
@@ -44,7 +47,8 @@ def stack(
       layout) and whose compile time does not grow with depth; unscanned layers are `layers_0`...
     scan: scanned or one by one.
     remat_policy: what the backward pass finds saved: 'none' keeps everything, 'full' recomputes
-      each layer, 'dots' saves matrix products, 'names' saves the attention projections.
+      each layer, 'dots' saves matrix products, 'names' saves the attention projections,
+      'names_mlp' also what the activation of an ungated MLP reads.
   """
   if remat_policy != 'none':
     # Inside a scan XLA cannot merge the recomputation with the original, so the barrier

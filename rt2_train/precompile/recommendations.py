@@ -52,5 +52,5 @@ def recommend(
   split = 8 if topology.chip.torus_rank == 3 else 4
   parts = {'fsdp': 1, 'data_parallel': 1, 'fsdp_tensor': min(split, chips)}
   return [
-      Recommended(name, parts.get(name, min(4, chips)), ('dots', 'names', 'full'))
+      Recommended(name, parts.get(name, min(4, chips)), ('dots', 'names_mlp', 'names', 'full'))
       for name in names]

@@ -123,6 +123,8 @@ def test_what_is_rematerialised_changes_what_is_saved_and_not_the_gradient(tiny)
     saved[policy] = sum(leaf.size for leaf in jax.tree.leaves(pullback))
     gradients[policy] = jax.jit(jax.grad(lambda p: jnp.sum(run(p) ** 3)))(params)
   assert saved['full'] < saved['names'] < saved['dots'] < saved['none']
+  # Its MLPs are gated.
+  assert saved['names_mlp'] == saved['names']
   for policy in ('full', 'dots', 'names'):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),

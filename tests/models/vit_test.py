@@ -99,6 +99,19 @@ def test_full_size_towers_have_the_papers_parameters(config, parameters):
   assert sum(x.size for x in jax.tree.leaves(shapes)) == parameters
 
 
+def test_an_ungated_mlp_can_be_saved_beside_the_attention_projections(init):
+  saved = {}
+  params = init(CONFIG)
+  for policy in ('names', 'names_mlp'):
+    module = vit.ViT(dataclasses.replace(CONFIG, remat_policy=policy))
+    run = lambda p, m=module: m.apply({'params': p}, IMAGES)
+    pullback = jax.eval_shape(lambda p: jax.vjp(run, p)[1], params)
+    saved[policy] = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+  # What is saved has the bias in it, which then needs no keeping.
+  tokens = len(IMAGES) * CONFIG.num_tokens
+  assert saved['names_mlp'] - saved['names'] == CONFIG.depth * CONFIG.mlp_dim * (tokens - 1)
+
+
 @pytest.mark.parametrize('wrong, message', [
     (dict(image_height=5), 'image_height 5 is no multiple of patch_size 2'),
     (dict(heads=3), 'width 8 is not divisible by its 3 heads'),

@@ -194,7 +194,7 @@ def test_the_size_of_a_program_does_not_depend_on_depth(trained):
 @pytest.mark.parametrize(
     'own, given, tried',
     [
-        ('none', None, ['dots', 'names', 'full']), ('names', None, ['names']),
+        ('none', None, ['dots', 'names_mlp', 'names', 'full']), ('names', None, ['names']),
         ('names', 'dots', ['dots']),
     ],
 )
