@@ -76,8 +76,9 @@ def test_embeddings_are_tied_by_a_flag(name, tied, expected):
 
 
 def test_every_model_file_is_counted_or_a_part_of_one():
-  parts = {'pali_x', 'palm_e', 'defaults', 'tiny_vit', 'vit_22b', 'vit_g', 'siglip2_g_opt', 'siglip2_so400m', 'umt5_base', 'umt5_xl',
-           'ul2_20b'}
+  parts = {
+      'pali_x', 'palm_e', 'paligemma', 'paligemma2', 't5gemma2', 'defaults', 'tiny_vit', 'vit_22b',
+      'vit_g', 'siglip2_g_opt', 'siglip2_so400m', 'umt5_base', 'umt5_xl', 'ul2_20b'}
   files = {path.stem for path in (ROOT / 'gin/models').glob('*.gin')}
   assert files == {*SIZES, *parts}
 
