@@ -1,5 +1,7 @@
 """What is imported computes what `transformers` computes: logits and greedy decodes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -45,8 +47,9 @@ def test_a_fixture_is_what_transformers_computes_today(tmp_path, name):
   pytest.importorskip('torch')
   pytest.importorskip('transformers')
   safetensors = pytest.importorskip('safetensors.numpy')
-  make_parity_fixtures.make(name, tmp_path / name)
   there = conftest.FIXTURES / name
+  seed = json.loads((there / 'versions.json').read_text())['seed']
+  make_parity_fixtures.make(name, tmp_path / name, seed)
   expected, now = np.load(there / 'expected.npz'), np.load(tmp_path / name / 'expected.npz')
   assert now.files == expected.files
   for key in expected.files:
