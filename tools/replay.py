@@ -28,9 +28,10 @@ from tools import index_dataset
 for _name in index_dataset.SOURCE_FLAGS:
   flags.declare_key_flag(_name)
 _CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, 'A run, or one of its checkpoints.', required=True)
+    'checkpoint', None, 'A run, one of its checkpoints, or what was exported.')
 _DATASET = flags.DEFINE_string('dataset', None, 'Directory of RLDS episodes.')
-_STEPS = flags.DEFINE_integer('steps', 256, 'How many, spread over a split.', lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer(
+    'num_steps', 256, 'How many steps, spread over a split.', lower_bound=1)
 _SERVER = flags.DEFINE_string(
     'server', None, 'Address of tools.serve with the same checkpoint and --batch_sizes=16, whose '
     'answers are compared; by default the serving path runs in this process.')
@@ -41,12 +42,14 @@ _BATCH = 16
 def main(argv: Sequence[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
+  if _CHECKPOINT.value is None:
+    raise app.UsageError('give --checkpoint')
   (source,) = index_dataset.named_sources([_DATASET.value] if _DATASET.value else [])
   policy = policy_lib.Policy.from_checkpoint(_CHECKPOINT.value, batch_sizes=[_BATCH])
   remote = None
   if _SERVER.value:
     remote = client.RemotePolicy(_SERVER.value, os.environ.get('RT2_API_KEY'))
-  differing = replay(source, source.splits[0], policy, remote, _STEPS.value)
+  differing = replay(source, source.splits[0], policy, remote, _NUM_STEPS.value)
   return int(differing > 0)
 
 
