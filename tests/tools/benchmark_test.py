@@ -58,6 +58,6 @@ def test_train_without_demo_data_says_how_to_make_it(tmp_path):
 
 
 def test_serve_without_a_checkpoint_says_so(tmp_path):
-  done = run('serve', '--checkpoint=nowhere', cwd=tmp_path)
+  done = run('serve', '--served_checkpoint=nowhere', cwd=tmp_path)
   assert done.returncode == 1
   assert 'nowhere holds no whole checkpoint_<step>' in done.stderr.splitlines()[-1]
