@@ -3,9 +3,10 @@
   python -m tools.make_parity_fixtures [umt5_siglip ...]
 
 Needs torch and transformers (pip install '.[convert]'); nothing else of ours does. A fixture is a
-directory of tests/convert/fixtures: one with `config.json` and `model.safetensors` per source, `model.gin` that says the same
-dimensions to us, `expected.npz` with inputs, logits and greedy decodes, and `versions.json`, with the seed. Every
-parameter is random: several start as zeros or ones, which would hide that they are not read.
+directory of tests/convert/fixtures: one with `config.json` and `model.safetensors` per source,
+`model.gin` that says the same dimensions to us, `expected.npz` with inputs, logits and greedy
+decodes, and `versions.json`, with the seed. Every parameter is random: several start as zeros or
+ones, which would hide that they are not read.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,7 +65,8 @@ def encoder_decoder(language: str, vision: str, tied: bool, activation: str = 'g
 
   def case(directory, rng):
     projection = {
-        'kernel': rng.normal(size=(_VIT_WIDTH, _WIDTH)) * 0.3, 'bias': rng.normal(size=_WIDTH) * 0.3}
+        'kernel': rng.normal(size=(_VIT_WIDTH, _WIDTH)) * 0.3,
+        'bias': rng.normal(size=_WIDTH) * 0.3}
     projection = {key: value.astype(np.float32) for key, value in projection.items()}
     see = _vision(vision, directory / 'vision', rng)
     logits = _language(language, directory / 'language', tied, activation, rng)

@@ -53,7 +53,8 @@ def rules(network: Any, source: sources.Source) -> list[Rule]:
     found.append(Rule('vit/class_token', (f'{prefix}cls',), lambda token: token[0, 0]))
   for ours, theirs in _LAYER.items():
     for part in ('scale' if ours.endswith('norm') else 'kernel', 'bias'):
-      found += _layers(config, f'{there}encoderblock', stacked, f'{ours}/{part}', f'{theirs}/{part}')
+      found += _layers(
+          config, f'{there}encoderblock', stacked, f'{ours}/{part}', f'{theirs}/{part}')
   return found
 
 

@@ -186,8 +186,8 @@ class Parameters:
       layer = '' if rule.layer is None else f' layer {rule.layer}'
       raise ValueError(
           f'{source.path}: {", ".join(rule.sources)} of shape '
-          f'{", ".join(str(source.shape(name)) for name in rule.sources)} gives {rule.target}{layer} '
-          f'of {made}, the model has {wanted}; use a model file of that architecture')
+          f'{", ".join(str(source.shape(name)) for name in rule.sources)} gives '
+          f'{rule.target}{layer} of {made}, the model has {wanted}; use a model file of that architecture')
 
 
 def _made_shape(rule: mapping.Rule, blanks: Sequence[np.ndarray]) -> tuple[int, ...]:
@@ -223,7 +223,8 @@ def _covered(parameters, rules, allow_missing):
     raise ValueError(
         f'no source covers {", ".join(refused[:3])}'
         + (f' (and {len(refused) - 3} more)' if len(refused) > 3 else '')
-        + '; name a source that does, or let them start anew with ALLOW_MISSING, a list of patterns')
+        + '; name a source that does, or let them start anew with ALLOW_MISSING, a list of '
+        'patterns')
   return covered, missing
 
 

@@ -32,8 +32,8 @@ class Rule:
     sources: names of the tensors that `make` gets, in its order; none for a constant.
     make: a pure function, best one that copies nothing (transpose, reshape).
     layer: which layer along axis 1 of the target; None makes all of it.
-    rows: axis of the target along which axis 0 of the sources runs, if `make` may be called on a few
-      rows at a time. Tables of 250k tokens are only ever held in part.
+    rows: axis of the target along which axis 0 of the sources runs, if `make` may be called on a
+      few rows at a time. Tables of 250k tokens are only ever held in part.
     index: what is read of each source, where not all of it.
     note: what the report should say of it, such as that positions were resized.
   """

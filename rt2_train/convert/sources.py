@@ -150,7 +150,7 @@ class BigVision(_Stored):
 
 
 class T5X(Source):
-  """A T5X checkpoint: legacy (msgpack and zarr) or Orbax; of it the parameters, without `target/`."""
+  """The parameters of a T5X checkpoint, legacy (msgpack and zarr) or Orbax; without `target/`."""
 
   format = 't5x'
 

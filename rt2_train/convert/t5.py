@@ -59,7 +59,7 @@ def hugging_face(network: Any, source: sources.Source) -> list[Rule]:
 
 
 def t5x(network: Any, source: sources.Source) -> list[Rule]:
-  """Rules for the checkpoints of T5X's `examples/t5` and `examples/scalable_t5`, and flaxformer's."""
+  """Rules for checkpoints of T5X's `examples/t5` and `examples/scalable_t5`, and of flaxformer."""
   config = _config(network, source)
   stacked = 'encoder/encoder/mlp/wo/kernel' in source
   if stacked:
@@ -179,8 +179,8 @@ def _config(network, source) -> encoder_decoder.EncoderDecoderConfig:
   config = network.config
   if not isinstance(config, encoder_decoder.EncoderDecoderConfig):
     raise ValueError(
-        f'{source.path} is an encoder-decoder, the model has a {type(config).__name__}; use a model '
-        'file of PaLI-X')
+        f'{source.path} is an encoder-decoder, the model has a {type(config).__name__}; use a '
+        'model file of PaLI-X')
   return config
 
 
