@@ -58,12 +58,13 @@ _REMAT = flags.DEFINE_enum(
     'remat', None, ['none', 'full', 'dots', 'names', 'names_mlp'],
     "Remat policy of train_mfu; 'dots', or 'none' on a CPU. Any but 'none' is full for pytorch.")
 _CHECKPOINT = flags.DEFINE_string(
-    'served_checkpoint', 'runs/demo/cofinetune', 'What serve serves: a run, or one of its checkpoints.')
+    'served_checkpoint', 'runs/demo/cofinetune',
+    'What serve serves: a run, or one of its checkpoints.')
 _REQUESTS = flags.DEFINE_integer(
     'requests', 20, 'Of each robot in a round of serve.', lower_bound=1)
 _FLAGS = (
-    _CHECKPOINT, _REQUESTS, _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODELS, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
-    _REMAT)
+    _ROUNDS, _EXAMPLES, _DATA_DIR, _STEPS, _MODELS, _BATCH_SIZE, _INPUTS_LENGTH, _TARGETS_LENGTH,
+    _REMAT, _CHECKPOINT, _REQUESTS)
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _SAVES = 3
