@@ -2,10 +2,12 @@
 
 import collections
 from collections.abc import Sequence
+import contextlib
 import functools
 import itertools
 import json
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -271,6 +273,22 @@ def test_waiting_is_counted_and_reading_ahead_makes_it_vanish():
   time.sleep(1.0)  # The caller computes; two batches are read meanwhile.
   take(one, 2)
   assert one.wait_seconds - waited < waited
+
+
+def test_batches_that_were_read_are_not_kept():
+  with contextlib.closing(make(augmentation=images.Augmentation())) as one:
+    batch = take(one, 20)[-1]
+    size = sum(feature.nbytes for feature in batch.values())
+    tracemalloc.start()
+    try:
+      held = []
+      for _ in range(2):
+        take(one, 20)
+        held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+      tracemalloc.stop()
+  # What is read ahead comes and goes.
+  assert abs(held[1] - held[0]) < 10 * size, held
 
 
 def test_defaults_are_this_process():

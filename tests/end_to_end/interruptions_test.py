@@ -1,4 +1,4 @@
-"""Processes that train together end together, and go on: one is told to stop, or killed."""
+"""Runs that are told to stop, or killed, save and go on; processes that train together end together."""
 
 import json
 import pathlib
@@ -37,6 +37,18 @@ def wait_for_step(run_dir: pathlib.Path, step: int) -> None:
     time.sleep(0.05)
 
 
+def test_a_run_that_is_told_to_stop_saves_exits_with_75_and_goes_on(small):
+  run_dir = small / 'runs/alone'
+  process = commands.Process(small, *training('runs/alone', 100_000))
+  wait_for_step(run_dir, 3)
+  process.terminate()
+  assert process.finish(timeout=60).returncode == 75
+  saved = json.loads((run_dir / 'summary.json').read_text())
+  assert not saved['finished'] and (run_dir / f'checkpoint_{saved["steps"]}').is_dir()
+  done = commands.run(small, *training('runs/alone', saved['steps'] + 2))
+  assert done.returncode == 0 and f'at step {saved["steps"]}' in done.stderr, done.stderr
+
+
 def test_all_processes_save_the_same_step_when_one_is_told_to_stop(small):
   run_dir = small / 'runs/told'
   started = [
@@ -49,9 +61,6 @@ def test_all_processes_save_the_same_step_when_one_is_told_to_stop(small):
   saved = json.loads((run_dir / 'summary.json').read_text())
   assert not saved['finished']
   assert (run_dir / f'checkpoint_{saved["steps"]}').is_dir()
-  # One process alone goes on from there.
-  done = commands.run(small, *training('runs/told', saved['steps'] + 2))
-  assert done.returncode == 0 and f'at step {saved["steps"]}' in done.stderr, done.stderr
 
 
 @pytest.mark.slow  # What is told while data are opened is in tests/training.
