@@ -42,10 +42,10 @@ def policy_function(
   space = processor.action_space
   ends = 'terminate' in space.names
 
-  def act(params, images_BxnxhxwX3, prompt_ids_BxL, image_mask_Bxn):
-    rows = images_BxnxhxwX3.shape[0]
+  def act(params, images_Bxnxhxwx3, prompt_ids_BxL, image_mask_Bxn):
+    rows = images_Bxnxhxwx3.shape[0]
     batch = processor.features(prompt_ids_BxL) | {
-        'images': images.resize_definition(images_BxnxhxwX3, processor.image_spec),
+        'images': images.resize_definition(images_Bxnxhxwx3, processor.image_spec),
         'image_mask': image_mask_Bxn,
         'grammar_state': jnp.full(rows, start, jnp.int32),
     }
