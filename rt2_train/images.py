@@ -32,7 +32,7 @@ _WEIGHT_ONE, _DROPPED_BITS = 2048, 4
 MOST_PIXELS = 1 << 26
 
 # What PIL may open, and the modes that become RGB without losing range (16-bit grey does not).
-_OTHER_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')
 _MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b'\xff\xd8', b'\xff\xd9', b'\xff\xda'
 
@@ -97,7 +97,7 @@ def decode(encoded: bytes) -> np.ndarray:
 
 def _decode_other(encoded: bytes) -> np.ndarray:
   try:
-    with PIL.Image.open(io.BytesIO(encoded), formats=_OTHER_FORMATS) as picture:
+    with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
       if picture.height * picture.width > MOST_PIXELS:
         raise ValueError(
             f'image is {picture.height}x{picture.width}, the limit is {MOST_PIXELS} pixels')

@@ -8,6 +8,7 @@ from starlette import responses
 from starlette import types
 from starlette import websockets
 
+# Of HTTP alone: WebSockets serve robots at every path.
 _OPEN = '/healthz'
 
 
@@ -22,7 +23,8 @@ class Access:
   async def __call__(
       self, scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
     refusal = None
-    if scope['type'] in ('http', 'websocket') and scope['path'] != _OPEN:
+    is_open = scope['type'] == 'http' and scope['path'] == _OPEN
+    if scope['type'] in ('http', 'websocket') and not is_open:
       refusal = self._refusal(requests.HTTPConnection(scope).headers)
     if refusal is None:
       await self._app(scope, receive, send)

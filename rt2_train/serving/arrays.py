@@ -1,8 +1,8 @@
 """Messages with NumPy arrays in them: msgpack as openpi's client packs it, JSON as json-numpy does.
 
 Both decoders take bytes of strangers. Nothing is unpickled; an array is booleans, integers or
-floats, and exactly as long as it says; how many containers a message may hold is bounded before
-they are made, since an empty one takes a byte on the wire and sixty in memory.
+floats, and exactly as long as it says; how many values a message may hold is bounded while
+they are made, since an empty map takes a byte on the wire and sixty in memory.
 """
 
 import base64
@@ -16,8 +16,8 @@ import msgpack
 import numpy as np
 
 # One of many small arrays, not an image, is what comes near these.
-MOST_CONTAINERS = 4096
 MOST_ITEMS = 4096  # of one map or list
+MOST_VALUES = 8192
 
 _DTYPE = re.compile(r'[<>|=]?[biuf][1248]')
 _MOST_AXES = 8
@@ -38,9 +38,9 @@ def unpack_msgpack(data: bytes) -> dict[str, Any]:
 
   def container(values):
     nonlocal count
-    count += 1
-    if count > MOST_CONTAINERS:
-      raise ValueError(f'more than {MOST_CONTAINERS} maps and lists')
+    count += 1 + len(values)
+    if count > MOST_VALUES:
+      raise ValueError(f'more than {MOST_VALUES} values in maps and lists')
     return _from_msgpack(values) if isinstance(values, dict) else values
 
   try:
@@ -77,9 +77,9 @@ def unpack_json(data: bytes) -> tuple[dict[str, Any], bool]:
 
 def _parse_json(data: bytes) -> Any:
   # Base64 has none of these, so only what is not an image is counted.
-  if sum(map(data.count, (b'{', b'[', b','))) > MOST_CONTAINERS + MOST_ITEMS:
+  if sum(map(data.count, (b'{', b'[', b','))) > MOST_VALUES:
     raise ValueError(
-        f'not a JSON message: more than {MOST_CONTAINERS + MOST_ITEMS} values; send arrays as '
+        f'not a JSON message: more than {MOST_VALUES} values; send arrays as '
         'json-numpy encodes them')
   try:
     return json.loads(data, object_hook=_from_json)

@@ -91,7 +91,8 @@ def export(
       manifest |= _write_programs(directory, model, processor, entries, batch_sizes, camera_size)
     manifest['files'] = weights.write(directory, entries, most_bytes)
     (directory / saved.MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
-  logging.info('wrote %.1f MB of parameters in %s to %s', manifest['bytes'] / 1e6, dtype, output_path)
+  logging.info(
+      'wrote %.1f MB of parameters in %s to %s', manifest['bytes'] / 1e6, dtype, output_path)
   return manifest
 
 

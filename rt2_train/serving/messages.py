@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from rt2_train import images
 from rt2_train import processor as processor_lib
 from rt2_train.serving import policy as policy_lib
 
@@ -157,7 +158,7 @@ class Interface:
     if isinstance(frame, bytes):
       try:
         # Reads the header alone.
-        with PIL.Image.open(io.BytesIO(frame)) as picture:
+        with PIL.Image.open(io.BytesIO(frame), formats=images.FORMATS) as picture:
           height, width = picture.height, picture.width
       except Exception as error:  # pylint: disable=broad-except
         # PIL's readers raise what they meet.

@@ -5,6 +5,7 @@ its client raises, and the end of the connection.
 """
 
 import asyncio
+from collections.abc import Callable
 import time
 from typing import Any
 
@@ -27,9 +28,10 @@ class Robots:
 
   def __init__(
       self, service: service_lib.Service, interface: messages.Interface,
-      metadata: dict[str, Any]):
+      metadata: Callable[[], dict[str, Any]]):
+    """`metadata` is what the server says of itself to whoever connects."""
     self._service, self._interface = service, interface
-    self._metadata = arrays.pack_msgpack({**interface.metadata(), **metadata})
+    self._metadata = lambda: arrays.pack_msgpack({**interface.metadata(), **metadata()})
 
   async def serve(self, websocket: websockets.WebSocket) -> None:
     """Talks to one robot until it leaves, sends what cannot be answered, or the server ends."""
@@ -51,7 +53,7 @@ class Robots:
         asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED))
     timing = {}
     try:
-      await self._send(websocket.send_bytes(self._metadata))
+      await self._send(websocket.send_bytes(self._metadata()))
       while (message := await service_lib.unless_gone(inbox.get(), ended)) is not None:
         began = time.perf_counter()
         try:

@@ -155,6 +155,8 @@ class Policy:
           f'{directory} holds another model or processor than {self.checkpoint}; start a policy of '
           'its own for it')
     params = jax.device_put(read_params(directory, ema=self._averaged))
+    saved.check_fits(
+        {name: leaf.shape for name, leaf in weights.flat(params).items()}, model, directory)
     self._params, self.checkpoint = params, directory
 
   @property

@@ -9,6 +9,7 @@ the action, I integers of a dimension, N answers.
 
 from collections.abc import Callable, Mapping, Sequence
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from rt2_train.serving import weights
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _PAD = 0
+_MOST_ANSWERS = 2**20
 
 
 def policy_function(
@@ -70,7 +72,8 @@ def serialized(
       jax.ShapeDtypeStruct((batch_size, processor.prompt_length), jnp.int32),
       jax.ShapeDtypeStruct((batch_size, n), jnp.int32),
   )
-  return bytes(export.export(jax.jit(act), platforms=PLATFORMS)(dict(params), *arguments).serialize())
+  exported = export.export(jax.jit(act), platforms=PLATFORMS)(dict(params), *arguments)
+  return bytes(exported.serialize())
 
 
 def description(
@@ -78,6 +81,10 @@ def description(
     batch_sizes: Sequence[int], height: int, width: int,
 ) -> dict[str, Any]:
   """What somebody who has the programs alone must know to call them, ready for JSON."""
+  if processor.prompt_format != 'palm_e':
+    raise ValueError(
+        f'export: prompts in the form of {processor.prompt_format!r} are not described for programs '
+        'yet; export with --format=params')
   space, spec = processor.action_space, processor.image_spec
   n, length = spec.num_images, processor.prompt_length
   template = prompts.TEMPLATES['robot']
@@ -131,11 +138,16 @@ def file_name(batch_size: int) -> str:
 def actions_of(processor: processor_lib.Processor) -> Callable[[jax.Array], jax.Array]:
   """The function that maps valid answers int32 [B, T] to actions float32 [B, D].
 
-  By tables of what `ActionSpace.decode` says, so that no bit depends on an accelerator's arithmetic.
+  By tables of what `ActionSpace.decode` says: no bit depends on an accelerator's arithmetic.
   """
   space, vocabulary = processor.action_space, processor.vocabulary
   ranges = [range(dimension.first, dimension.last + 1) for dimension in space.dimensions]
   if not processor.every_integer_is_one_token:
+    if (count := math.prod(map(len, ranges))) > _MOST_ANSWERS:
+      raise ValueError(
+          f'export: the action space has {count} actions, and some of its integers take several '
+          f'tokens; programs tell at most {_MOST_ANSWERS} apart: use a vocabulary with a token for '
+          'each integer')
     integers_NxD = np.array(list(itertools.product(*ranges)))
     answers_NxT = np.zeros((len(integers_NxD), processor.targets_length), np.int32)
     for answer_T, integers in zip(answers_NxT, integers_NxD):

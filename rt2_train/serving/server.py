@@ -77,7 +77,7 @@ def build(policy: policy_lib.Policy, options: Options) -> applications.Starlette
   metrics = metrics_lib.Metrics()
   service = service_lib.Service(
       policy, options.limits, metrics, options.max_wait, options.queue_size)
-  robots = openpi.Robots(service, for_openpi, {
+  robots = openpi.Robots(service, for_openpi, lambda: {
       'server': 'rt2_train',
       'checkpoint': policy.checkpoint.name if policy.checkpoint else None,
       'act': for_act.metadata(),

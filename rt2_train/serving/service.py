@@ -91,6 +91,8 @@ class Service:
     Raises:
       Refused: with the reason.
     """
+    if self.draining.is_set():
+      raise Refused(503, 'the server is shutting down')
     began = time.perf_counter()
     self._asked += 1
     self._idle.clear()

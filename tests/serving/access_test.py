@@ -27,9 +27,10 @@ def test_without_the_key_nobody_is_served(server, authorization):
   for method, path in (('POST', '/act'), ('GET', '/metrics'), ('GET', '/elsewhere')):
     reply = requests.request(method, served.url(server, path), headers=headers, timeout=20)
     assert reply.status_code == 401 and 'Api-Key' in reply.json()['error']
-  with pytest.raises(exceptions.InvalidStatus) as refused:
-    client.connect(served.uri(server), additional_headers=headers)
-  assert refused.value.response.status_code == 401
+  for path in ('', 'healthz'):
+    with pytest.raises(exceptions.InvalidStatus) as refused:
+      client.connect(f'{served.uri(server)}/{path}', additional_headers=headers)
+    assert refused.value.response.status_code == 401
 
 
 def test_with_the_key_openpis_client_is_served(server):
@@ -47,9 +48,10 @@ def test_a_web_page_moves_no_robot_even_with_the_key(server):
   headers = {'Authorization': f'Api-Key {KEY}', 'Origin': 'http://localhost:8000'}
   assert requests.post(
       served.url(server, '/act'), json={}, headers=headers, timeout=20).status_code == 403
-  with pytest.raises(exceptions.InvalidStatus) as refused:
-    client.connect(served.uri(server), additional_headers=headers)
-  assert refused.value.response.status_code == 403
+  for path in ('', 'healthz'):
+    with pytest.raises(exceptions.InvalidStatus) as refused:
+      client.connect(f'{served.uri(server)}/{path}', additional_headers=headers)
+    assert refused.value.response.status_code == 403
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '::', '10.0.0.1', 'robot.example', ''])

@@ -212,6 +212,8 @@ def test_a_newer_checkpoint_answers_on_connections_that_stay(tmp_path, processor
     policy_test.write_checkpoint(tmp_path, 20, model, params, processor)
     served.eventually(lambda: metric(server, 'rt2_checkpoint_step') == 20)
     assert served.ask(robot)['tokens'] == new
+    with client.connect(served.uri(server)) as late:
+      assert arrays.unpack_msgpack(late.recv())['checkpoint'] == 'checkpoint_20'
     # One that this server cannot answer with changes nothing, and is tried once.
     longer = dataclasses.replace(processor, targets_length=16)
     policy_test.write_checkpoint(tmp_path, 30, model, params, longer)
