@@ -66,7 +66,9 @@ class Dense(nn.Module):
         'kernel', init, inputs + features, jnp.float32, axes=tuple(self.kernel_axes)
     )
     kernel = sharding.gather(kernel.astype(self.dtype), self.kernel_axes)
-    x = _alone(x)
+    features_axes = self.kernel_axes[self.in_dims:]
+    # Devices that share the features first add up the gradients of all that reads x, to send one.
+    x = x if sharding.is_cut(features_axes) else _alone(x)
     # One token axis instead of batch and length: XLA's CPU backend otherwise lays the hidden
     # activations out for the kernel's gradient, which nearly doubles the time of an MLP.
     tokens = x.shape[:x.ndim - self.in_dims]
@@ -79,8 +81,7 @@ class Dense(nn.Module):
     y = _alone(y)
     if self.use_bias:
       bias = param_with_axes(
-          'bias', nn.initializers.zeros, features, jnp.float32,
-          axes=tuple(self.kernel_axes[self.in_dims:]),
+          'bias', nn.initializers.zeros, features, jnp.float32, axes=tuple(features_axes),
       )
       y = y + bias.astype(out_dtype)
     return y

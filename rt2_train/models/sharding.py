@@ -22,6 +22,9 @@ class Placement(Protocol):
   def weight(self, w: jax.Array, axes: Sequence[str]) -> jax.Array:
     """A parameter as a layer multiplies by it: brought together from where it is kept."""
 
+  def is_cut(self, axes: Sequence[str]) -> bool:
+    """Whether several devices share one example's activations with one of these axes."""
+
 
 _PLACEMENT: contextvars.ContextVar[Placement | None] = contextvars.ContextVar(
     'placement', default=None)
@@ -49,3 +52,9 @@ def gather(w: jax.Array, axes: Sequence[str]) -> jax.Array:
   """A parameter, already in the dtype it is used in, with the logical names of its axes."""
   placement = _PLACEMENT.get()
   return w if placement is None else placement.weight(w, axes)
+
+
+def is_cut(axes: Sequence[str]) -> bool:
+  """Whether several devices share one example's activations with one of these axes."""
+  placement = _PLACEMENT.get()
+  return placement is not None and placement.is_cut(axes)

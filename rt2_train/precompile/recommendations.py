@@ -1,9 +1,10 @@
 """Rules, mesh and remat policy for a model on a topology, where a run names none.
 
-What the bound of the TPU compiler's schedules favoured for models of 5 to 55 billion parameters.
-Fully sharded weights cross the wires once per pass however many rows a
-chip computes meanwhile; products that are split over chips send activations instead, the more the
-more rows there are.
+What the TPU compiler favoured for the model of 55 billion parameters: by its cycles where
+gin/README.md has an estimate, else by the bound of its schedules. Fully sharded weights cross the
+wires once per pass however many rows a chip computes meanwhile; products that are split over chips
+send activations instead, the more the more rows there are. Split over few chips they send less of
+both, and stay large enough to run near the peak.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from rt2_train.precompile import topologies
 
 # Rows per chip from which bringing weights together costs less than splitting each product.
 _ENOUGH_ROWS = 8
+# From which it is best split over two.
+_SOME_ROWS = 4
 
 
 class Recommended(NamedTuple):
@@ -49,7 +52,10 @@ def recommend(
   many = batch_size >= _ENOUGH_ROWS * topology.chips
   # ViT-G's 1664 divides by no 256; cut over two mesh axes it does.
   names = [rules] if rules else ['fsdp', 'fsdp_two_stage'] if many else ['fsdp_tensor']
-  split = 8 if topology.chip.torus_rank == 3 else 4
+  if batch_size >= _SOME_ROWS * topology.chips:
+    split = 2
+  else:
+    split = 8 if topology.chip.torus_rank == 3 else 4
   parts = {'fsdp': 1, 'data_parallel': 1, 'fsdp_tensor': min(split, chips)}
   return [
       Recommended(name, parts.get(name, min(4, chips)), ('dots', 'names_mlp', 'names', 'full'))

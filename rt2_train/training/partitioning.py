@@ -190,6 +190,12 @@ class Partitioner:
         stages.append(stage)
     return w if len(stages) == 1 else _gather(tuple(stages), w)
 
+  def is_cut(self, axes: Sequence[str]) -> bool:
+    """See `models.sharding.Placement`."""
+    return any(
+        name in axes and self._size(over) > 1
+        for name, over in self.rules.activations if name != 'batch')
+
   def check_batch(self, batch_size: int, num_microbatches: int = 1) -> None:
     """Raises ValueError unless every device gets the same number of rows of every microbatch."""
     (over,) = mesh_axes(self.batch_sharding, 1)

@@ -22,14 +22,15 @@ def test_what_is_recommended_makes_a_mesh_of_every_slice(chip, program):
 
 def test_products_are_split_where_chips_have_few_rows():
   pod = topologies.parse('v5p:8x8x8')
-  assert recommendations.recommend(pod, 'train', 2048)[0][:2] == ('fsdp_tensor', 8)
+  assert recommendations.recommend(pod, 'train', 1024)[0][:2] == ('fsdp_tensor', 8)
+  assert recommendations.recommend(pod, 'train', 2048)[0][:2] == ('fsdp_tensor', 2)
   assert recommendations.recommend(pod, 'train', 16384)[0][:2] == ('fsdp', 1)
 
 
 def test_the_mesh_goes_with_the_rules_that_a_run_names():
   parts = lambda rules: recommendations.recommend(
       topologies.parse('v5p:4x4x4'), 'train', 2048, rules)[0].model_parallelism
-  assert [parts(rules) for rules in ('fsdp', 'hsdp', 'fsdp_tensor')] == [1, 4, 8]
+  assert [parts(rules) for rules in ('fsdp', 'hsdp', 'fsdp_tensor')] == [1, 4, 2]
 
 
 def test_decoding_splits_over_fewer_chips_where_there_are_fewer_heads():

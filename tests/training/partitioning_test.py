@@ -81,6 +81,13 @@ def test_rows_are_spread_over_all_devices_but_those_that_share_a_matrix():
   Devices('fsdp_tensor', 4, 2).check_batch(12)
 
 
+def test_features_are_cut_where_devices_share_a_matrix():
+  assert Devices('fsdp_tensor', 4, 2).is_cut(('heads', 'kv'))
+  assert not Devices('fsdp_tensor', 4, 2).is_cut(('embed',))
+  assert not Devices('fsdp_tensor', 8, 1).is_cut(('heads', 'kv'))
+  assert not Devices('fsdp', 4, 2).is_cut(('heads', 'kv', 'batch'))
+
+
 def test_unknown_rules_are_named():
   with pytest.raises(ValueError, match="unknown rules 'zero'; known are"):
     partitioning.Partitioner('zero')
